@@ -1,0 +1,1 @@
+"""The arithmetic between forward and backward: what it means (`reference`)."""
