@@ -1,0 +1,225 @@
+"""The exported artefact: a folder, and the only thing that crosses from workstation to device.
+
+    manifest.json     what is inside, with sizes and hashes
+    infer.onnx        deployed network: images -> logits
+    forward.onnx      batch statistics: images, affine -> logits, embedding, residuals
+    backward.onnx     dlogits, residuals, affine -> affine_grad
+    weights.bin       weights of the three graphs, each stored once
+    affine.npy        float32 [P], the deployed BatchNorm scales and shifts
+    calibration.json  from flips to accuracy, once `edgewf calibrate` has run
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewf.errors import EdgewfError
+from edgewf.labels import Label
+from edgewf.preprocessing import Preprocessing
+from edgewf.settings import BurstSettings
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+GRAPHS = ("infer.onnx", "forward.onnx", "backward.onnx")
+WEIGHTS = "weights.bin"
+AFFINE = "affine.npy"
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        model: name of the model.
+        origin: where graph and weights came from, in words.
+        fingerprint: hash of the source's weights; a calibration belongs to it.
+        classes: K.
+        parameters: P, length of the affine vector.
+        layers: (name, channels) of each BatchNorm layer in the order of the affine vector, which
+            holds each layer's scale, then its shift.
+        preprocessing: from frame to graph input.
+        labels: K classes, or None where the source did not know them.
+        burst: settings that bursts use unless told otherwise.
+        files: size in bytes and SHA-256 of every other file.
+        edgewf_version: of the exporter.
+    """
+
+    model: str
+    origin: str
+    fingerprint: str
+    classes: int
+    parameters: int
+    layers: tuple[tuple[str, int], ...]
+    preprocessing: Preprocessing
+    labels: tuple[Label, ...] | None
+    burst: BurstSettings
+    edgewf_version: str
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def with_files(self, files: dict[str, dict[str, Any]]) -> Manifest:
+        """Return a copy that lists `files`."""
+        return replace(self, files=files)
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` atomically."""
+        record = {
+            "format_version": FORMAT_VERSION,
+            "edgewf_version": self.edgewf_version,
+            "model": self.model,
+            "origin": self.origin,
+            "fingerprint": self.fingerprint,
+            "classes": self.classes,
+            "parameters": self.parameters,
+            "preprocessing": self.preprocessing.to_json(),
+            "burst": self.burst.to_json(),
+            "layers": [list(layer) for layer in self.layers],
+            "labels": None if self.labels is None else [asdict(label) for label in self.labels],
+            "files": self.files,
+        }
+        write_text(folder / MANIFEST, json.dumps(record, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read `manifest.json`.
+
+        Raises:
+            EdgewfError: missing, damaged, or of a newer format.
+        """
+        path = folder / MANIFEST
+        if not folder.is_dir():
+            raise EdgewfError(f"{folder}: no such bundle folder; make one with `edgewf export`")
+        if not path.is_file():
+            raise EdgewfError(f"{folder} is no bundle: it has no {MANIFEST}")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            version = record["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, f"not a manifest ({error})") from error
+        if version != FORMAT_VERSION:
+            raise EdgewfError(
+                f"{path}: bundle format {version}, this edgewf reads {FORMAT_VERSION}: "
+                "export the model again with this version"
+            )
+        try:
+            labels = record["labels"]
+            return cls(
+                model=record["model"],
+                origin=record["origin"],
+                fingerprint=record["fingerprint"],
+                classes=int(record["classes"]),
+                parameters=int(record["parameters"]),
+                layers=tuple((str(name), int(n)) for name, n in record["layers"]),
+                preprocessing=Preprocessing.from_json(record["preprocessing"]),
+                labels=None if labels is None else tuple(Label(**label) for label in labels),
+                burst=BurstSettings.from_json(record["burst"]),
+                edgewf_version=record["edgewf_version"],
+                files=record["files"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(path, f"bad or missing entry {error}") from error
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was checked: formats, hashes and shapes agree.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+        affine: float32 [P], read-only.
+    """
+
+    folder: Path
+    manifest: Manifest
+    affine: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """Read a bundle and check every file against the manifest.
+
+        Raises:
+            EdgewfError: a missing, truncated or altered file, named with its path.
+        """
+        folder = Path(folder)
+        manifest = Manifest.read(folder)
+        for name in (*GRAPHS, WEIGHTS, AFFINE):
+            path = folder / name
+            if name not in manifest.files:
+                raise _damaged(folder / MANIFEST, f"does not list {name}")
+            if not path.is_file():
+                raise _damaged(path, "missing")
+            expected = manifest.files[name]
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise _damaged(path, f"{size} bytes, expected {expected['bytes']}")
+            if file_record(path)["sha256"] != expected["sha256"]:
+                raise _damaged(path, "its SHA-256 differs from the manifest's")
+        affine = np.load(folder / AFFINE, allow_pickle=False)
+        if affine.shape != (manifest.parameters,) or affine.dtype != np.float32:
+            raise _damaged(
+                folder / AFFINE,
+                f"{affine.dtype} {affine.shape}, expected float32 ({manifest.parameters},)",
+            )
+        if 2 * sum(channels for _, channels in manifest.layers) != manifest.parameters:
+            raise _damaged(folder / MANIFEST, "layers do not add up to the number of parameters")
+        if manifest.labels is not None and len(manifest.labels) != manifest.classes:
+            raise _damaged(
+                folder / MANIFEST, f"{len(manifest.labels)} labels for {manifest.classes} classes"
+            )
+        affine.setflags(write=False)
+        return cls(folder, manifest, affine)
+
+    @property
+    def labels(self) -> list[Label]:
+        """The class names; the bare indices where the source did not know any."""
+        if self.manifest.labels is not None:
+            return list(self.manifest.labels)
+        return [Label(str(i)) for i in range(self.manifest.classes)]
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of the bundle."""
+        return self.folder / name
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = _sha256(file.read)
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _sha256(read: Callable[[int], bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: the old content or the new, never half of it."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _damaged(path: Path, what: str) -> EdgewfError:
+    return EdgewfError(f"damaged bundle: {path}: {what}; copy or export the bundle again")

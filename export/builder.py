@@ -1,0 +1,83 @@
+"""Write ONNX nodes as calls: `op.Mul(a, b)` appends a node and returns its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike
+
+# The operator set of every graph we write: the newest that TensorRT 8.6 (JetPack 6.0) reads.
+OPSET = 18
+IR_VERSION = 9
+
+
+class Builder:
+    """Append nodes to a list, each distinct one once.
+
+    A call with the operator, inputs and attributes of an earlier call returns that call's
+    output, so rules may repeat themselves without the graph doing so.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.nodes: list[ir.Node] = []
+        self.constants: list[ir.Value] = []
+        self._prefix = prefix
+        self._known: dict[Any, ir.Value] = {}
+
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+        if not op_type[0].isupper():
+            raise AttributeError(op_type)
+
+        def call(*inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+            key = (op_type, inputs, repr(sorted(attributes.items())))
+            if key not in self._known:
+                self._known[key] = self.multi(op_type, inputs, 1, **attributes)[0]
+            return self._known[key]
+
+        return call
+
+    def multi(
+        self, op_type: str, inputs: tuple[ir.Value | None, ...], outputs: int, **attributes: Any
+    ) -> list[ir.Value]:
+        """Append a node with several outputs and return them."""
+        names = [f"{self._prefix}{op_type}_{len(self.nodes)}"]
+        names += [f"{names[0]}_{i}" for i in range(1, outputs)]
+        node = ir.node(
+            op_type,
+            inputs,
+            attributes=attributes,
+            name=names[0],
+            outputs=[ir.Value(name=name) for name in names],
+        )
+        self.nodes.append(node)
+        return list(node.outputs)
+
+    def constant(self, value: ArrayLike, dtype: Any = np.float32) -> ir.Value:
+        """Return a small constant; equal ones are shared."""
+        array = np.asarray(value, dtype=dtype)
+        key = ("constant", array.dtype.str, array.shape, array.tobytes())
+        if key not in self._known:
+            name = f"{self._prefix}constant_{len(self.constants)}"
+            self._known[key] = initializer(name, array)
+            self.constants.append(self._known[key])
+        return self._known[key]
+
+    def ints(self, *values: int) -> ir.Value:
+        """Return an int64 vector."""
+        return self.constant(values, np.int64)
+
+
+def initializer(name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    """Return a graph value that holds `array`."""
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+
+
+def graph_value(name: str, shape: list[int | str], dtype: ir.DataType) -> ir.Value:
+    """Return a typed graph input or output."""
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))

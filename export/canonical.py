@@ -1,0 +1,223 @@
+"""Bring an ONNX classifier into the one form that differentiation and assembly expect.
+
+Afterwards: operator set 18, float32, one input `images` [batch, 3, H, W], one output `logits`
+[batch, K], every intermediate shape known but for the batch, weights and constants as
+initializers, no node that computes a constant or nothing, and unfolded BatchNormalization layers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import version_converter
+from onnxscript.optimizer import fold_constants
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
+
+from edgewf.errors import EdgewfError
+from edgewf.export.builder import IR_VERSION, OPSET, initializer
+from edgewf.export.differentiate import BATCH, static_shape
+
+_FOLD_LIMIT = 1 << 24  # bytes; beyond it a folded constant would only bloat the bundle
+
+
+def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> ir.Model:
+    """Return `model` in canonical form (changed in place).
+
+    Args:
+        model: a classifier read from a file or written by a source.
+        name: for error messages.
+        image_size: side of the input where the model leaves it open, in pixels.
+
+    Raises:
+        EdgewfError: more than one input or output, a folded or missing BatchNorm, or an input
+            that is no batch of RGB images.
+    """
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    if model.graph.opset_imports.get("", OPSET) != OPSET:
+        version_converter.convert_version(model, OPSET, fallback=True)
+    passes.InlinePass()(model)
+    passes.RemoveInitializersFromInputsPass()(model)
+    graph = model.graph
+    _fix_interface(graph, name, image_size)
+    _fold(model)
+    if _free_reshapes_of_batch(graph):
+        _fold(model)
+    if any(node.op_type == "Pad" for node in graph):
+        rewrite(model, pattern_rewrite_rules=[fuse_pad_into_conv_rule])
+    _drop_softmax(graph)
+    _drop_zero_biases(graph)
+    _fold(model)
+    passes.ClearMetadataAndDocStringPass()(model)
+    _check_classifier(graph, name)
+    _check_batch_norm(graph, name)
+    graph.outputs[0].name = "logits"
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _fold(model: ir.Model) -> None:
+    for value in [v for node in model.graph for v in node.outputs]:
+        if not value.is_graph_output():
+            # Sources declare shapes for the batch they traced; only inference knows the truth.
+            value.shape = None
+    passes.ShapeInferencePass()(model)
+    fold_constants(
+        model,
+        onnx_shape_inference=True,
+        input_size_limit=_FOLD_LIMIT,
+        output_size_limit=_FOLD_LIMIT,
+        should_fold=_is_small_constant,
+    )
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.IdentityEliminationPass()(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.ShapeInferencePass()(model)
+
+
+def _is_small_constant(node: ir.Node) -> bool | None:
+    """Fold also what the folder leaves alone by default, such as ConstantOfShape."""
+    known = all(x is None or x.const_value is not None for x in node.inputs)
+    return True if known and node.inputs else None
+
+
+def _fix_interface(graph: ir.Graph, name: str, image_size: int | None) -> None:
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise EdgewfError(
+            f"{name}: the model has {len(graph.inputs)} inputs "
+            f"({', '.join(str(v.name) for v in graph.inputs)}) and {len(graph.outputs)} outputs "
+            f"({', '.join(str(v.name) for v in graph.outputs)}); "
+            "edgewf takes one batch of images and one batch of logits: export the main head alone"
+        )
+    images = graph.inputs[0]
+    if images.dtype != ir.DataType.FLOAT or images.shape is None or len(images.shape) != 4:
+        raise EdgewfError(
+            f"{name}: input {images.name!r} is {images.dtype} {images.shape}, expected float32 "
+            "[batch, 3, height, width]"
+        )
+    _, channels, height, width = images.shape
+    if channels != 3:
+        raise EdgewfError(
+            f"{name}: input {images.name!r} has the shape {images.shape}; the second axis must be "
+            "the 3 RGB channels (re-export channels-last models as NCHW)"
+        )
+    if isinstance(height, int) and height != width:
+        raise EdgewfError(
+            f"{name}: input {images.name!r} is {height} x {width} pixels; edgewf feeds squares"
+        )
+    size = height if isinstance(height, int) else image_size
+    if size is None:
+        raise EdgewfError(f"{name}: the input's height and width are open: give --image-size S")
+    if image_size not in (None, size):
+        raise EdgewfError(
+            f"{name}: the graph is fixed to {size} pixels, not --image-size {image_size}: "
+            "leave the option out, or re-export the model with that size"
+        )
+    images.shape = ir.Shape([BATCH, 3, size, size])
+    images.name = "images"
+    output = graph.outputs[0]
+    if output.shape is not None and len(output.shape) == 2:
+        output.shape = ir.Shape([BATCH, output.shape[1]])
+
+
+def _free_reshapes_of_batch(graph: ir.Graph) -> int:
+    """Give a Reshape that reads the batch size from the graph a constant shape; count them.
+
+    `x.view(x.shape[0], -1)` becomes Reshape(x, Concat(Shape(x)[0], -1)), which hides a static
+    shape from inference: everything but the batch is known.
+    """
+    count = 0
+    for node in graph:
+        shape = node.inputs[1] if node.op_type == "Reshape" else None
+        concat = shape.producer() if shape is not None else None
+        if concat is None or concat.op_type != "Concat":
+            continue
+        first, *rest = concat.inputs
+        sizes = [None if x is None or x.const_value is None else x.const_value for x in rest]
+        if first is None or first.const_value is not None or any(s is None for s in sizes):
+            continue
+        dims = [int(d) for s in sizes if s is not None for d in s.numpy().reshape(-1)]
+        if -1 in dims:
+            total = math.prod(static_shape(node.inputs[0]))
+            dims[dims.index(-1)] = total // -math.prod(dims)
+        dims = [-1, *dims]
+        constant = initializer(f"{node.outputs[0].name}.shape", np.asarray(dims, np.int64))
+        graph.register_initializer(constant)
+        node.replace_input_with(1, constant)
+        count += 1
+    return count
+
+
+def _drop_softmax(graph: ir.Graph) -> None:
+    """A classifier that ends in softmax exports its logits."""
+    node = graph.outputs[0].producer()
+    if node is None or node.op_type not in ("Softmax", "LogSoftmax") or node.inputs[0] is None:
+        return
+    logits = node.inputs[0]
+    logits.shape = graph.outputs[0].shape
+    graph.outputs[0] = logits
+    graph.remove(node, safe=True)
+
+
+def _drop_zero_biases(graph: ir.Graph) -> None:
+    for node in graph:
+        if node.op_type != "Conv" or len(node.inputs) < 3 or node.inputs[2] is None:
+            continue
+        bias = node.inputs[2].const_value
+        if bias is not None and not bias.numpy().any():
+            node.replace_input_with(2, None)
+            node.resize_inputs(2)
+
+
+def _check_classifier(graph: ir.Graph, name: str) -> None:
+    logits = graph.outputs[0]
+    shape = logits.shape
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 2:
+        raise EdgewfError(
+            f"{name}: output {logits.name!r} has the shape {shape}; expected [batch, classes] "
+            "with at least 2 classes: edgewf monitors classifiers"
+        )
+
+
+def _check_batch_norm(graph: ir.Graph, name: str) -> None:
+    nodes = [node for node in graph if node.op_type == "BatchNormalization"]
+    if not nodes:
+        convolutions = sum(node.op_type == "Conv" for node in graph)
+        raise EdgewfError(
+            f"{name}: no BatchNormalization layer among {len(graph)} nodes ({convolutions} "
+            "convolutions). Either the model has none, and edgewf cannot adapt it, or the exporter "
+            "folded them into the convolutions: re-export with torch.onnx.export(..., "
+            "training=TrainingMode.PRESERVE, do_constant_folding=False, dynamo=False) or "
+            "(..., dynamo=True, optimize=False)"
+        )
+    for node in nodes:
+        if any(x is None or x.const_value is None for x in node.inputs[1:5]):
+            raise EdgewfError(
+                f"{name}: BatchNormalization {node.name!r} has parameters computed by the graph; "
+                "edgewf needs them as stored weights"
+            )
+        if node.attributes.get_int("training_mode", 0):
+            raise EdgewfError(
+                f"{name}: BatchNormalization {node.name!r} is in training mode; "
+                "export the model in evaluation mode: model.eval()"
+            )
+        for x in node.inputs[1:5]:
+            assert x is not None
+            assert x.const_value is not None
+            if x.const_value.dtype != ir.DataType.FLOAT:
+                raise EdgewfError(
+                    f"{name}: BatchNormalization {node.name!r} stores {x.name!r} as "
+                    f"{x.const_value.dtype}; export the model in float32"
+                )
+
+
+def float_array(value: ir.Value | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Return a stored float32 weight."""
+    assert value is not None
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy(), dtype=np.float32)

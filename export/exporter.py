@@ -1,0 +1,55 @@
+"""`edgewf export`: from a source to a bundle on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgewf import __version__
+from edgewf.bundle import Bundle, Manifest
+from edgewf.errors import EdgewfError
+from edgewf.export.assemble import assemble
+from edgewf.export.sources import Source
+from edgewf.export.storage import write_bundle
+from edgewf.labels import Label
+from edgewf.settings import BurstSettings
+
+
+def export_bundle(
+    source: Source, output: Path, *, labels: list[Label] | None = None, overwrite: bool = False
+) -> Bundle:
+    """Differentiate the source's graph, write the bundle, and read it back checked.
+
+    Args:
+        source: see `edgewf.export.sources.registry.load_source`.
+        output: folder to write.
+        labels: class names, instead of the source's own.
+        overwrite: replace a bundle that is already there.
+
+    Raises:
+        EdgewfError: as many labels as classes are needed; see also `differentiate` and
+            `write_bundle`.
+    """
+    logits = source.graph.graph.outputs[0].shape
+    assert logits is not None
+    classes = int(logits[1])  # type: ignore[arg-type]
+    names = labels if labels is not None else source.labels
+    if names is not None and len(names) != classes:
+        raise EdgewfError(
+            f"{len(names)} labels for the {classes} classes of {source.name}: "
+            "give --labels a file with one class a line, in the order of the outputs"
+        )
+    graphs = assemble(source.graph, source.preprocessing, source.name)
+    manifest = Manifest(
+        model=source.name,
+        origin=source.origin,
+        fingerprint=source.fingerprint,
+        classes=classes,
+        parameters=len(graphs.affine),
+        layers=tuple(graphs.layers),
+        preprocessing=source.preprocessing,
+        labels=None if names is None else tuple(names),
+        burst=BurstSettings.default(classes),
+        edgewf_version=__version__,
+    )
+    write_bundle(output, graphs, manifest, overwrite=overwrite)
+    return Bundle.load(output)
