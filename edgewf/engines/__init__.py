@@ -1,0 +1,98 @@
+"""Where graphs run: one protocol, one file a runtime.
+
+A burst is a sequence of calls on an engine with one read-back at its end, so that an engine on a
+GPU never has to wait for the host in between:
+
+    engine.reset(settings)
+    engine.record(batch)     for each batch of the window: the labels before
+    engine.step(batch)       for each step
+    engine.probe(batch)      for each batch of the window, in the same order: the labels after
+    engine.read()
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewf.settings import BurstSettings
+
+Images = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network said of N frames.
+
+    Attributes:
+        label: int64 [N], class of the largest logit.
+        confidence: float64 [N], its probability.
+    """
+
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """One optimisation step, measured before its update.
+
+    Attributes:
+        samples: size of the batch.
+        mean_entropy: nats, over the whole batch.
+        reliable, selected: samples that passed the entropy margin, and both margins.
+        moved: the affine vector changed.
+    """
+
+    samples: int
+    mean_entropy: float
+    reliable: int
+    selected: int
+    moved: bool
+
+
+@dataclass(frozen=True)
+class BurstRecord:
+    """What an engine reads back after a burst on N frames.
+
+    Attributes:
+        deployed: predictions with running statistics.
+        before: predictions with batch statistics and the deployed affine vector.
+        after: predictions with batch statistics and the adapted affine vector.
+        steps: one trace a step.
+        affine_change: L2 distance of the adapted from the deployed affine vector.
+    """
+
+    deployed: Predictions
+    before: Predictions
+    after: Predictions
+    steps: tuple[StepTrace, ...]
+    affine_change: float
+
+
+class Engine(Protocol):
+    """A runtime that holds the three graphs of a bundle and the state of one burst."""
+
+    name: str
+
+    def infer(self, images: Images) -> Float32:
+        """Return the deployed network's logits [B, K] for uint8 [B, S, S, 3]."""
+
+    def reset(self, settings: BurstSettings) -> None:
+        """Start a burst: deployed affine vector, no velocity, empty tables."""
+
+    def record(self, images: Images) -> None:
+        """Append the labels before the burst, deployed and under batch statistics."""
+
+    def step(self, images: Images) -> None:
+        """Run forward, objective, backward and update on one batch."""
+
+    def probe(self, images: Images) -> None:
+        """Append the labels after the burst."""
+
+    def read(self) -> BurstRecord:
+        """Return everything since `reset`."""
