@@ -1,0 +1,123 @@
+"""One burst: record the labels, minimise entropy for a few steps, look at the labels again.
+
+Nothing outlives it: the engine works on a copy of the BatchNorm affine parameters, and the next
+`reset` drops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewf.engines import BurstRecord, Engine, Images, Predictions
+from edgewf.errors import EdgewfError
+from edgewf.flips import Flips, count_flips
+from edgewf.settings import BurstSettings
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What a burst found on a window of N frames, all predictions in the window's order.
+
+    Attributes:
+        record: labels before and after, and one trace a step.
+        from_deployed: flips from the deployed network's labels to those after the burst.
+        from_batch: flips from the labels under batch statistics to those after the burst, as
+            in the paper.
+        zero_step: flips from the deployed labels to those under batch statistics: what is seen
+            before any step.
+        selected_share: mean over steps of the share of the batch that adapted, 0 to 1.
+    """
+
+    record: BurstRecord
+    from_deployed: Flips
+    from_batch: Flips
+    zero_step: Flips
+    selected_share: float
+
+    @property
+    def average_confidence(self) -> float:
+        """Mean maximum probability of the deployed network, in percent."""
+        return float(100 * self.record.deployed.confidence.mean())
+
+
+def run_burst(
+    engine: Engine, images: Images, settings: BurstSettings, progress: Progress | None = None
+) -> Burst:
+    """Run a burst on a window.
+
+    Args:
+        engine: holds the model.
+        images: uint8 [N, S, S, 3] RGB, N = settings.window.
+        settings: how long and how strong.
+        progress: called with (calls done, calls in all) after every engine call.
+
+    Raises:
+        EdgewfError: the window has another size than the settings say.
+    """
+    if len(images) != settings.window:
+        raise EdgewfError(
+            f"a window of {len(images)} frames, but the burst is set to {settings.window}"
+        )
+    batch = settings.batch_size
+    order = np.random.default_rng([settings.seed, 0]).permutation(len(images))
+    parts = np.split(order, len(order) // batch)
+    calls = 2 * len(parts) + settings.steps
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, calls)
+
+    engine.reset(settings)
+    for part in parts:
+        engine.record(images[part])
+        tick()
+    for part in _step_batches(len(images), settings):
+        engine.step(images[part])
+        tick()
+    for part in parts:
+        engine.probe(images[part])
+        tick()
+    record = _in_window_order(engine.read(), order)
+    shares = [trace.selected / trace.samples for trace in record.steps]
+    return Burst(
+        record=record,
+        from_deployed=count_flips(record.deployed, record.after.label),
+        from_batch=count_flips(record.before, record.after.label),
+        zero_step=count_flips(record.deployed, record.before.label),
+        selected_share=float(np.mean(shares)) if shares else 0.0,
+    )
+
+
+def _step_batches(frames: int, settings: BurstSettings) -> Iterator[NDArray[np.int64]]:
+    """Cut the window into batches, in a new order each time around."""
+    per_epoch = frames // settings.batch_size
+    order = np.zeros(0, np.int64)
+    for step in range(settings.steps):
+        epoch, index = divmod(step, per_epoch)
+        if index == 0:
+            order = np.random.default_rng([settings.seed, epoch + 1]).permutation(frames)
+        yield order[index * settings.batch_size : (index + 1) * settings.batch_size]
+
+
+def _in_window_order(record: BurstRecord, order: NDArray[np.int64]) -> BurstRecord:
+    inverse = np.argsort(order)
+
+    def sort(p: Predictions) -> Predictions:
+        return Predictions(p.label[inverse], p.confidence[inverse])
+
+    return BurstRecord(
+        deployed=sort(record.deployed),
+        before=sort(record.before),
+        after=sort(record.after),
+        steps=record.steps,
+        affine_change=record.affine_change,
+    )
