@@ -1,12 +1,12 @@
 """The exported artefact: a folder, and the only thing that crosses from workstation to device.
 
-    manifest.json     what is inside, with sizes and hashes
-    infer.onnx        deployed network: images -> logits
-    forward.onnx      batch statistics: images, affine -> logits, embedding, residuals
-    backward.onnx     dlogits, residuals, affine -> affine_grad
-    weights.bin       weights of the three graphs, each stored once
-    affine.npy        float32 [P], the deployed BatchNorm scales and shifts
-    calibration.json  from flips to accuracy, once `edgewf calibrate` has run
+manifest.json     what is inside, with sizes and hashes
+infer.onnx        deployed network: images -> logits
+forward.onnx      batch statistics: images, affine -> logits, embedding, residuals
+backward.onnx     dlogits, residuals, affine -> affine_grad
+weights.bin       weights of the three graphs, each stored once
+affine.npy        float32 [P], the deployed BatchNorm scales and shifts
+calibration.json  from flips to accuracy, once `edgewf calibrate` has run
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Quadratic:
         low, high = float(x.min()), float(x.max())
 
         def solve(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.linalg.lstsq(columns, y, rcond=None)[0]
+            return np.asarray(np.linalg.lstsq(columns, y, rcond=None)[0], np.float64)
 
         a, b, c = solve(np.stack([x**2, x, np.ones_like(x)], axis=1))
         candidates = [(a, b, c)]
@@ -181,11 +181,9 @@ class Calibration:
 
     def fits(self, manifest: Manifest) -> bool:
         """Tell whether it was made for this model's weights and preprocessing."""
-        return (
-            self.fingerprint == manifest.fingerprint
-            and json.loads(json.dumps(self.preprocessing))
-            == json.loads(json.dumps(manifest.preprocessing.to_json()))
-        )
+        return self.fingerprint == manifest.fingerprint and json.loads(
+            json.dumps(self.preprocessing)
+        ) == json.loads(json.dumps(manifest.preprocessing.to_json()))
 
     def check(self, manifest: Manifest, settings: BurstSettings) -> None:
         """Refuse to be used for another model or another burst.

@@ -58,7 +58,7 @@ class Preprocessing:
             # OpenCV samples only 2 or 4 source pixels however far it shrinks; area averaging
             # keeps fine texture from turning into noise that the network never saw.
             mode = cv2.INTER_AREA if scale < 0.5 else INTERPOLATIONS[self.interpolation]
-            frame = cv2.resize(frame, size, interpolation=mode)
+            frame = np.asarray(cv2.resize(frame, size, interpolation=mode), np.uint8)
             height, width = frame.shape[:2]
         top, left = (height - self.image_size) // 2, (width - self.image_size) // 2
         crop = frame[top : top + self.image_size, left : left + self.image_size]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from numpy.typing import NDArray
-
 from edgewf.export.canonical import float_array
 from edgewf.export.differentiate import NormLayer, differentiate, norm_layers
 from edgewf.export.forward import embedding_of, expose, take_frames, use_batch_statistics
+from numpy.typing import NDArray
+
 from edgewf.preprocessing import Preprocessing
 
 
@@ -38,14 +38,10 @@ def assemble(deployed: ir.Model, preprocessing: Preprocessing, model_name: str) 
     """Differentiate the canonical classifier and build its three graphs around shared weights."""
     backward = differentiate(deployed.graph, model_name)
     layers = norm_layers(deployed.graph)
-    affine = np.concatenate(
-        [float_array(layer.node.inputs[i]) for layer in layers for i in (1, 2)]
-    )
+    affine = np.concatenate([float_array(layer.node.inputs[i]) for layer in layers for i in (1, 2)])
     embedding = embedding_of(deployed.graph).name
     assert embedding is not None
-    residuals = [
-        str(v.name) for v in backward.graph.inputs if v.name not in ("dlogits", "affine")
-    ]
+    residuals = [str(v.name) for v in backward.graph.inputs if v.name not in ("dlogits", "affine")]
     forward, infer = deployed.clone(), deployed.clone()
     use_batch_statistics(forward.graph)
     expose(forward.graph, embedding, residuals)

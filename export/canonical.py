@@ -13,14 +13,14 @@ import math
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from edgewf.export.builder import IR_VERSION, OPSET, initializer
+from edgewf.export.differentiate import BATCH, static_shape
 from onnxscript import version_converter
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from edgewf.errors import EdgewfError
-from edgewf.export.builder import IR_VERSION, OPSET, initializer
-from edgewf.export.differentiate import BATCH, static_shape
 
 _FOLD_LIMIT = 1 << 24  # bytes; beyond it a folded constant would only bloat the bundle
 
@@ -51,6 +51,7 @@ def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> i
         rewrite(model, pattern_rewrite_rules=[fuse_pad_into_conv_rule])
     _drop_softmax(graph)
     _drop_zero_biases(graph)
+    _drop_whole_slices(graph)
     _fold(model)
     passes.ClearMetadataAndDocStringPass()(model)
     _check_classifier(graph, name)
@@ -172,6 +173,29 @@ def _drop_zero_biases(graph: ir.Graph) -> None:
         if bias is not None and not bias.numpy().any():
             node.replace_input_with(2, None)
             node.resize_inputs(2)
+
+
+def _drop_whole_slices(graph: ir.Graph) -> None:
+    """Bypass slices that take everything, as exporters write for the first axes of `x[:, ::2]`."""
+    for node in list(graph):
+        if node.op_type != "Slice" or node.outputs[0].is_graph_output():
+            continue
+        known = [x.const_value for x in node.inputs[1:] if x is not None]
+        if any(v is None for v in known) or len(known) != len(node.inputs) - 1:
+            continue
+        starts, ends, *rest = [v.numpy().reshape(-1) for v in known if v is not None]
+        axes = rest[0] if rest else np.arange(len(starts))
+        steps = rest[1] if len(rest) > 1 else np.ones(len(starts), np.int64)
+        source = node.inputs[0]
+        assert source is not None
+        assert source.shape is not None
+        sizes = [source.shape[int(a)] for a in axes]
+        if all(
+            start == 0 and step == 1 and end >= (size if isinstance(size, int) else 2**31 - 1)
+            for start, end, step, size in zip(starts, ends, steps, sizes, strict=True)
+        ):
+            node.outputs[0].replace_all_uses_with(source)
+            graph.remove(node, safe=True)
 
 
 def _check_classifier(graph: ir.Graph, name: str) -> None:

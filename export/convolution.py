@@ -7,9 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
-
 from edgewf.export.builder import Builder
+from numpy.typing import NDArray
 
 
 class WindowNode(Protocol):
@@ -55,7 +54,7 @@ class Window:
         before, after = (self.pads[axis], self.pads[axis + 2]) if padded else (0, 0)
         first = np.arange(self.output[axis])[:, None] * self.strides[axis] - self.pads[axis]
         positions = first + np.arange(self.kernel[axis]) * self.dilations[axis]
-        return ((positions >= -before) & (positions < size + after)).sum(axis=1)
+        return np.asarray(((positions >= -before) & (positions < size + after)).sum(axis=1))
 
 
 def window_geometry(n: WindowNode) -> Window:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
-from edgewf.errors import EdgewfError
 from edgewf.export.builder import IR_VERSION, OPSET, Builder, graph_value
 from edgewf.export.gradients import RULES
+
+from edgewf.errors import EdgewfError
 
 BATCH = "batch"
 
@@ -147,9 +147,7 @@ class _Tape:
         self.weights: dict[str, ir.Value] = {}
         self.affine = graph_value("affine", [total], ir.DataType.FLOAT)
         sizes = [layer.channels for layer in layers for _ in range(2)]
-        pieces = self.op.multi(
-            "Split", (self.affine, self.op.ints(*sizes)), len(sizes), axis=0
-        )
+        pieces = self.op.multi("Split", (self.affine, self.op.ints(*sizes)), len(sizes), axis=0)
         self.scales = dict(zip(layers, pieces[::2], strict=True))
 
     def saved(self, value: ir.Value) -> ir.Value:

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-
-from edgewf.errors import EdgewfError
 from edgewf.export.builder import OPSET, Builder, graph_value
 from edgewf.export.differentiate import BATCH, NormLayer, norm_layers, static_shape
+
+from edgewf.errors import EdgewfError
 from edgewf.preprocessing import Preprocessing
 
 _VIEW_OPERATORS = {"Flatten", "Reshape", "Squeeze", "Dropout", "Identity"}

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
-
 from edgewf.export.builder import Builder
 from edgewf.export.convolution import conv_input_gradient, window_geometry
 
@@ -238,7 +237,7 @@ def _reduce(mean: bool) -> Rule:
 
 
 def _global_average_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    channels, *spatial = n.shape(0)
+    _, *spatial = n.shape(0)
     return _spread(op, g, n, list(range(2, 2 + len(spatial))), 1 / math.prod(spatial))
 
 
@@ -248,9 +247,7 @@ def _average_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     channels, *spatial = n.shape(0)
     if n.attribute("count_include_pad", 0):
         # A window hanging over the padded input's end (ceil_mode) divides by its size inside it.
-        rows, columns = (
-            w.counts(a, size, padded=True) for a, size in enumerate(spatial)
-        )
+        rows, columns = (w.counts(a, size, padded=True) for a, size in enumerate(spatial))
     else:
         rows, columns = (w.counts(a, size, padded=False) for a, size in enumerate(spatial))
     share = (1 / np.outer(rows, columns)).astype(np.float32)[None, None]
@@ -273,11 +270,17 @@ def _max_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     channels, *spatial = n.shape(0)
     positions = w.kernel[0] * w.kernel[1]
     lowest = float(np.finfo(np.float32).min)
-    before, after = w.pads[:2], [
-        (w.output[a] - 1) * w.strides[a] + (w.kernel[a] - 1) * w.dilations[a] + 1
-        - spatial[a] - w.pads[a]
-        for a in range(2)
-    ]
+    before, after = (
+        w.pads[:2],
+        [
+            (w.output[a] - 1) * w.strides[a]
+            + (w.kernel[a] - 1) * w.dilations[a]
+            + 1
+            - spatial[a]
+            - w.pads[a]
+            for a in range(2)
+        ],
+    )
     x = op.Pad(n.x(0), op.ints(0, 0, *before, 0, 0, *after), op.constant(lowest))
     free: ir.Value | None = None
     parts: list[ir.Value] = []
@@ -312,9 +315,7 @@ defvjp("MaxPool", _max_pool)
 
 def _gemm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     """Y = alpha A' B' + C with A [B, D] never transposed (the batch is its first axis)."""
-    return op.Gemm(
-        g, n.x(1), alpha=n.attribute("alpha", 1.0), transB=1 - n.attribute("transB", 0)
-    )
+    return op.Gemm(g, n.x(1), alpha=n.attribute("alpha", 1.0), transB=1 - n.attribute("transB", 0))
 
 
 def _matmul(op: Builder, g: ir.Value, n: Place) -> ir.Value:

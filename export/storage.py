@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
+from edgewf.export.assemble import Graphs
 
 from edgewf.bundle import AFFINE, GRAPHS, WEIGHTS, Manifest, file_record
 from edgewf.errors import EdgewfError
-from edgewf.export.assemble import Graphs
 
 # Smaller tensors stay inside the graphs, and so do integers: parsers read axes and shapes there.
 _SHARED_BYTES = 256
@@ -69,9 +69,7 @@ def _write_graphs(folder: Path, graphs: Graphs) -> None:
         ir.save(model, folder / name)
 
 
-def _move_to_file(
-    value: ir.Value, file: BinaryIO, shared: dict[bytes, tuple[int, int]]
-) -> None:
+def _move_to_file(value: ir.Value, file: BinaryIO, shared: dict[bytes, tuple[int, int]]) -> None:
     """Append the tensor unless an equal one is there, and point the initializer to it."""
     tensor = value.const_value
     assert tensor is not None
@@ -89,7 +87,7 @@ def _move_to_file(
         offset,
         length,
         tensor.dtype,
-        shape=tensor.shape,
+        shape=ir.Shape(tensor.shape.numpy()),
         name=str(value.name),
         base_dir=Path(file.name).parent,
     )

@@ -86,7 +86,8 @@ def softmax_entropy(logits: NDArray[Any]) -> tuple[Float64, Float64, Float64]:
 def labels(logits: NDArray[Any]) -> NDArray[np.int64]:
     """Return int64 [B], the class of each row's largest logit; NaN never wins, ties go lowest."""
     x = np.asarray(logits)
-    return np.where(np.isnan(x), -np.inf, x).argmax(axis=1).astype(np.int64)
+    best: NDArray[np.int64] = np.where(np.isnan(x), -np.inf, x).argmax(axis=1)
+    return best
 
 
 def em_objective(

@@ -40,9 +40,7 @@ class OnnxRuntimeCPU:
         self._forward = self._session("forward.onnx")
         self._backward = self._session("backward.onnx")
         self._residuals = [
-            x.name
-            for x in self._backward.get_inputs()
-            if x.name not in ("dlogits", "affine")
+            x.name for x in self._backward.get_inputs() if x.name not in ("dlogits", "affine")
         ]
         self._affine = bundle.affine.copy()
         self._velocity = np.zeros_like(self._affine)
@@ -108,9 +106,9 @@ class OnnxRuntimeCPU:
 
     def adapted_logits(self, images: Images) -> Float32:
         """Return logits [B, K] under batch statistics and the burst's affine vector."""
-        logits: Float32 = self._forward.run(
-            ["logits"], {"images": images, "affine": self._affine}
-        )[0]
+        logits: Float32 = self._forward.run(["logits"], {"images": images, "affine": self._affine})[
+            0
+        ]
         return logits
 
     def affine_gradient(self, images: Images, dlogits: Float32) -> tuple[Float32, Float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgewf.telemetry.alerts import AlertBelow
-from edgewf.telemetry.display import open_display
+from edgewf.telemetry.display import Session, open_display
 from edgewf.telemetry.records import JsonLines
 
-__all__ = ["AlertBelow", "JsonLines", "open_display"]
+__all__ = ["AlertBelow", "JsonLines", "Session", "open_display"]

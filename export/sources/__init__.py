@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgewf.errors import EdgewfError
 from edgewf.labels import Label
 from edgewf.preprocessing import Preprocessing
 
@@ -29,3 +30,19 @@ class Source:
     preprocessing: Preprocessing
     labels: list[Label] | None
     fingerprint: str
+
+
+def imagenet_convention(image_size: int) -> Preprocessing:
+    """Return what most ImageNet models were trained with, for sources that do not say."""
+    return Preprocessing(image_size=image_size, resize=round(image_size / 0.875))
+
+
+def check_classes(graph: ir.Model, name: str, classes: int | None) -> None:
+    """Refuse a graph whose number of outputs is not the one asked for."""
+    shape = graph.graph.outputs[0].shape
+    assert shape is not None
+    if classes not in (None, shape[1]):
+        raise EdgewfError(
+            f"{name}: the model has {shape[1]} classes, not --classes {classes}: "
+            "leave the option out"
+        )

@@ -6,19 +6,20 @@ import importlib
 import os
 import sys
 
-from edgewf.errors import EdgewfError
-from edgewf.export.sources import Source
+from edgewf.export.sources import Source, check_classes, imagenet_convention
 from edgewf.export.torch_module import fingerprint, load_weights, to_graph
-from edgewf.preprocessing import Preprocessing
+
+from edgewf.errors import EdgewfError
 
 
-def load(name: str, weights: str, preprocessing: Preprocessing | None) -> Source:
+def load(name: str, weights: str, classes: int | None, image_size: int | None) -> Source:
     """Import the module (the working directory counts), call the callable, export the result.
 
     Args:
         name: "package.module:callable"; the callable takes no arguments.
         weights: "default" and "none" keep what the callable returns, else a checkpoint's path.
-        preprocessing: None takes the ImageNet convention at 224 pixels.
+        classes: what the caller expects the model to have, if anything.
+        image_size: side of the input in pixels, None for 224.
     """
     from torch import nn
 
@@ -40,12 +41,14 @@ def load(name: str, weights: str, preprocessing: Preprocessing | None) -> Source
         )
     if weights not in ("default", "none"):
         load_weights(network, weights, name)
-    preprocessing = preprocessing or Preprocessing(image_size=224, resize=256)
+    size = image_size or 224
+    graph = to_graph(network, name, size)
+    check_classes(graph, name, classes)
     return Source(
         name=attribute,
         origin=name if weights in ("default", "none") else f"{name}, {weights}",
-        graph=to_graph(network, name, preprocessing.image_size),
-        preprocessing=preprocessing,
+        graph=graph,
+        preprocessing=imagenet_convention(size),
         labels=None,
         fingerprint=fingerprint(network.state_dict()),
     )

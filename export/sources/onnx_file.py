@@ -6,19 +6,18 @@ import hashlib
 from pathlib import Path
 
 import onnx_ir as ir
+from edgewf.export.canonical import canonicalize
+from edgewf.export.sources import Source, check_classes, imagenet_convention
 
 from edgewf.errors import EdgewfError
-from edgewf.export.canonical import canonicalize
-from edgewf.export.sources import Source
-from edgewf.preprocessing import Preprocessing
 
 
-def load(path: str, preprocessing: Preprocessing | None, image_size: int | None) -> Source:
+def load(path: str, classes: int | None, image_size: int | None) -> Source:
     """Read and canonicalize the file.
 
     Args:
         path: the file; external data beside it is read too.
-        preprocessing: None takes the ImageNet convention at the graph's own size.
+        classes: what the caller expects the model to have, if anything.
         image_size: pixels, for graphs that leave it open.
     """
     file = Path(path)
@@ -42,7 +41,8 @@ def load(path: str, preprocessing: Preprocessing | None, image_size: int | None)
             f"{path}: not a readable ONNX model ({type(error).__name__}: {error}); "
             "it may be truncated: export it again"
         ) from error
-    graph = canonicalize(model, path, preprocessing.image_size if preprocessing else image_size)
+    graph = canonicalize(model, path, image_size)
+    check_classes(graph, path, classes)
     shape = graph.graph.inputs[0].shape
     assert shape is not None
     size = int(shape[2])  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def load(path: str, preprocessing: Preprocessing | None, image_size: int | None)
         name=file.stem,
         origin=path,
         graph=graph,
-        preprocessing=preprocessing or Preprocessing(image_size=size, resize=round(size / 0.875)),
+        preprocessing=imagenet_convention(size),
         labels=None,
         fingerprint=digest.hexdigest(),
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from edgewf.errors import EdgewfError
 from edgewf.export.sources import Source
 from edgewf.export.sources.imagenet import imagenet_labels
 from edgewf.export.torch_module import fingerprint, load_weights, to_graph
+
+from edgewf.errors import EdgewfError
 from edgewf.preprocessing import Preprocessing
 
 
@@ -33,7 +34,7 @@ def import_torchvision() -> Any:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "DEF")
+        library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _declared.append(library)

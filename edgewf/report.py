@@ -1,0 +1,199 @@
+"""What the command line shows a person: tables and progress bars, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from edgewf.bundle import GRAPHS, WEIGHTS, Bundle
+from edgewf.calibration import Calibration, Point
+from edgewf.estimate import Estimate
+from edgewf.monitor import MonitorSummary
+from edgewf.settings import BurstSettings
+
+
+def bundle_record(bundle: Bundle) -> dict[str, Any]:
+    """Return what `edgewf inspect --json` prints."""
+    manifest = bundle.manifest
+    calibration = Calibration.of(bundle)
+    return {
+        "bundle": str(bundle.folder),
+        "model": manifest.model,
+        "origin": manifest.origin,
+        "fingerprint": manifest.fingerprint,
+        "edgewf_version": manifest.edgewf_version,
+        "classes": manifest.classes,
+        "parameters": manifest.parameters,
+        "norm_layers": len(manifest.layers),
+        "preprocessing": manifest.preprocessing.to_json(),
+        "bytes": {name: record["bytes"] for name, record in manifest.files.items()},
+        "burst": (manifest.burst if calibration is None else calibration.settings).to_json(),
+        "calibration": None
+        if calibration is None
+        else {
+            "description": calibration.description,
+            "points": len(calibration.points),
+            "coefficients": [calibration.f.a, calibration.f.b, calibration.f.c],
+            "range": [calibration.f.low, calibration.f.high],
+            "residual_std": calibration.f.residual_std,
+        },
+    }
+
+
+def bundle_report(bundle: Bundle) -> RenderableType:
+    """Return what `edgewf inspect` shows."""
+    manifest = bundle.manifest
+    calibration = Calibration.of(bundle)
+    frames = manifest.preprocessing
+    labels = manifest.labels
+    shown = "unknown" if labels is None else ", ".join(x.name for x in labels[:3]) + ", …"
+    table = _pairs(f"bundle {bundle.folder}")
+    table.add_row("model", Text(manifest.model))
+    table.add_row("origin", Text(manifest.origin))
+    table.add_row("weights' fingerprint", manifest.fingerprint[:16])
+    table.add_row("exported by", f"edgewf {manifest.edgewf_version}")
+    table.add_row("classes", Text(f"{manifest.classes} ({shown})"))
+    table.add_row(
+        "trainable", f"{manifest.parameters:,} scales and shifts in {len(manifest.layers)} layers"
+    )
+    table.add_row(
+        "input",
+        f"{frames.image_size} x {frames.image_size}, from a shorter side of {frames.resize} "
+        f"({frames.interpolation})",
+    )
+    for name in (*GRAPHS, WEIGHTS):
+        table.add_row(name, _size(manifest.files[name]["bytes"]))
+    table.add_row("burst", burst_text(manifest.burst if not calibration else calibration.settings))
+    if calibration is None:
+        table.add_row("calibration", f"none: run `edgewf calibrate {bundle.folder} --data DIR`")
+    else:
+        for name, value in _calibration_rows(calibration):
+            table.add_row(name, value)
+    return table
+
+
+def calibration_report(calibration: Calibration) -> RenderableType:
+    """Return what `edgewf calibrate` shows at its end."""
+    table = _pairs(f"calibration of {calibration.model}")
+    for name, value in _calibration_rows(calibration):
+        table.add_row(name, value)
+    table.add_row("burst", burst_text(calibration.settings))
+    return table
+
+
+def estimate_report(estimate: Estimate, settings: BurstSettings, available: int) -> RenderableType:
+    """Return what `edgewf estimate` shows."""
+    table = _pairs(f"{estimate.model} on {estimate.source}")
+    if estimate.accuracy is None or estimate.interval is None:
+        table.add_row("accuracy", "unknown: the bundle has no calibration")
+    else:
+        low, high = estimate.interval
+        table.add_row(
+            "accuracy", f"[bold]{estimate.accuracy:.1f} %[/bold]  (90 %: {low:.1f} to {high:.1f})"
+        )
+    if estimate.true_accuracy is not None:
+        table.add_row("true accuracy", f"{estimate.true_accuracy:.1f} %")
+        if estimate.accuracy is not None:
+            table.add_row("error", f"{estimate.accuracy - estimate.true_accuracy:+.1f} points")
+    error = ""
+    if estimate.true_accuracy is not None:
+        error = f"  (error {estimate.average_confidence - estimate.true_accuracy:+.1f})"
+    table.add_row("average confidence", f"{estimate.average_confidence:.1f} %{error}")
+    table.add_row("flips", f"{estimate.flips:.0f} of 1,000, weighted {estimate.weighted_flips:.1f}")
+    table.add_row("adapted on", f"{100 * estimate.selected_share:.0f} % of the samples")
+    table.add_row("frames", f"{estimate.frames} of {available}")
+    table.add_row("burst", burst_text(settings))
+    table.add_row("flags", ", ".join(estimate.flags) or "none")
+    return table
+
+
+def summary_line(summary: MonitorSummary) -> str:
+    """Return the last line of `edgewf monitor`."""
+    how = "interrupted" if summary.interrupted else "finished"
+    rest = f", {summary.leftover} left over" if summary.leftover else ""
+    return (
+        f"{how} after {summary.windows} estimates: {summary.seen} frames seen, {summary.kept} "
+        f"used, {summary.dropped} near-duplicates{rest}"
+    )
+
+
+def burst_text(settings: BurstSettings) -> str:
+    """Describe a burst in one line."""
+    return (
+        f"{settings.objective}, {settings.steps} steps of {settings.batch_size} on windows of "
+        f"{settings.window}, learning rate {settings.learning_rate:g}"
+    )
+
+
+@contextmanager
+def calibration_progress(
+    console: Console,
+) -> Iterator[Callable[[int, int, Point | None], None]]:
+    """Show finished points; yields the callback that `calibrate` takes."""
+    with _progress(console) as progress:
+        task = progress.add_task("calibrating", total=None)
+
+        def on_point(done: int, total: int, point: Point | None) -> None:
+            if point is None and done:
+                progress.console.print(f"going on from {done} finished points")
+            text = "calibrating"
+            if point is not None:
+                text = f"{point.shift} {point.severity}: accuracy {point.accuracy:.1f} %"
+            progress.update(task, completed=done, total=total, description=text)
+
+        yield on_point
+
+
+@contextmanager
+def burst_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show the calls of one burst; yields the callback that `run_burst` takes."""
+    with _progress(console) as progress:
+        task = progress.add_task("burst", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _calibration_rows(calibration: Calibration) -> list[tuple[str, RenderableType]]:
+    f = calibration.f
+    return [
+        ("calibration", Text(calibration.description)),
+        ("points", f"{f.points} windows, weighted flips from {f.low:.1f} to {f.high:.1f}"),
+        ("f(x)", f"{f.a:.6g} x² {f.b:+.6g} x {f.c:+.6g}"),
+        ("error of f", f"{f.residual_std:.2f} points (residual standard deviation)"),
+    ]
+
+
+def _pairs(title: str) -> Table:
+    table = Table(title=Text(title), box=box.SIMPLE, show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

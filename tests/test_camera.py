@@ -1,0 +1,294 @@
+"""Live sources, with real child processes in place of cameras."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice, pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage
+
+from edgewf.errors import EdgewfError
+from edgewf.images import read_image
+from edgewf.stream import open_source
+from edgewf.stream.camera import (
+    CameraSource,
+    Patience,
+    csi_camera,
+    network_camera,
+    v4l2_camera,
+)
+from edgewf.stream.process import FrameProcess
+
+PHOTO = read_image(Path(skimage.__file__).parent / "data" / "coffee.png")[:240, :320]
+LONG = 60.0  # never reached unless something is broken
+IMPATIENT = Patience(first=LONG, stall=0.3, restarts=1, backoff=0.01)
+
+# A camera that sends 8 by 6 frames whose pixels hold the number of the frame.
+CAMERA = """
+import os, signal, sys, time
+if sys.argv[3] == "ignore":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+pipe = open(int(sys.argv[1]), "wb")
+print("chatter on stdout", flush=True)
+print("pid", os.getpid(), file=sys.stderr, flush=True)
+for number in range(int(sys.argv[2])):
+    pipe.write(bytes([number]) * 8 * 6 * 3)
+    pipe.flush()
+if sys.argv[3] != "exit":
+    time.sleep(600)
+"""
+
+
+def command(frames: int, then: str) -> list[str]:
+    return [sys.executable, "-c", CAMERA, "{fd}", str(frames), then]
+
+
+def camera(frames: int, then: str, patience: Patience) -> CameraSource:
+    start = partial(FrameProcess, command(frames, then), shape=(6, 8, 3))
+    return CameraSource("test", start, advice="check the cable", patience=patience)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def wait_until_ended(process: FrameProcess) -> None:
+    deadline = time.monotonic() + LONG
+    while not process.ended:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_only_the_newest_frame_is_kept() -> None:
+    process = FrameProcess(command(20, "exit"), shape=(6, 8, 3))
+    wait_until_ended(process)
+    taken = process.newest(LONG)
+    assert taken is not None
+    image, arrival = taken
+    assert image.shape == (6, 8, 3)
+    assert (image == 19).all()
+    assert abs(time.time() - arrival) < LONG
+    assert process.newest(LONG) is None
+    assert "chatter on stdout" in process.stop()
+
+
+def test_a_frame_cut_in_the_middle_is_not_shown() -> None:
+    script = "import sys; open(int(sys.argv[1]), 'wb').write(bytes(8 * 6 * 3 - 1))"
+    process = FrameProcess([sys.executable, "-c", script, "{fd}"], shape=(6, 8, 3))
+    assert process.newest(LONG) is None
+    assert process.ended
+    process.stop()
+
+
+def test_a_camera_that_ignores_everything_is_killed() -> None:
+    source = camera(1, "ignore", replace(IMPATIENT, restarts=0))
+    with pytest.raises(EdgewfError) as caught:
+        list(source)
+    message = str(caught.value)
+    assert "test: the camera failed once; check the cable" in message
+    assert "no frame for 0.3 s" in message
+    pid = int(message.partition("pid ")[2].split()[0])
+    assert not alive(pid)
+
+
+def test_a_camera_that_hangs_is_restarted_and_given_up() -> None:
+    frames = iter(camera(1, "hang", IMPATIENT))
+    assert [next(frames).index, next(frames).index] == [0, 1]
+    with pytest.raises(EdgewfError, match="failed 2 times in a row; check the cable"):
+        next(frames)
+
+
+def test_frames_go_on_across_restarts() -> None:
+    steady = Patience(first=LONG, stall=LONG, restarts=1, backoff=0.0, steady=0.0)
+    with camera(1, "exit", steady) as source:
+        assert (source.live, source.frames_total) == (True, None)
+        frames = list(islice(source, 4))
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert all(a.time <= b.time for a, b in pairwise(frames))
+
+
+def test_a_camera_without_frames_is_given_up_with_its_words() -> None:
+    with pytest.raises(EdgewfError, match=r"failed 2 times in a row(.|\n)*chatter on stdout"):
+        next(iter(camera(0, "exit", IMPATIENT)))
+
+
+def test_leaving_the_loop_ends_the_child() -> None:
+    source = camera(1, "hang", Patience(first=LONG, stall=LONG))
+    frames = iter(source)
+    assert next(frames).index == 0
+    process = source._process
+    assert process is not None
+    assert alive(process._child.pid)
+    source.close()
+    assert not alive(process._child.pid)
+    assert list(frames) == []
+    source.close()
+
+
+def test_closing_wakes_a_reader_that_waits() -> None:
+    source = camera(0, "hang", Patience(first=LONG))
+    seen: list[object] = []
+    reader = threading.Thread(target=lambda: seen.extend(source))
+    reader.start()
+    while source._process is None:
+        time.sleep(0.01)
+    source.close()
+    reader.join(LONG)
+    assert not reader.is_alive()
+    assert seen == []
+
+
+class Mjpeg(BaseHTTPRequestHandler):
+    """/stream sends the photograph again and again, /silence never answers."""
+
+    def do_GET(self) -> None:
+        if self.path == "/silence":
+            time.sleep(600)
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        ok, data = cv2.imencode(".jpg", cv2.cvtColor(PHOTO, cv2.COLOR_RGB2BGR))
+        assert ok
+        part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % data.size
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(part + data.tobytes() + b"\r\n")
+                time.sleep(0.02)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mjpeg) as httpd:
+        httpd.daemon_threads = True
+        httpd.block_on_close = False
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_an_http_camera_is_read(server: str) -> None:
+    with open_source(f"http://{server}/stream") as source:
+        frames = list(islice(source, 3))
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    for frame in frames:
+        assert frame.image.shape == PHOTO.shape
+        assert np.abs(frame.image.astype(float) - PHOTO).mean() < 6.0
+
+
+def test_a_silent_network_camera_does_not_block(server: str) -> None:
+    patience = Patience(first=1.5, restarts=0)
+    with pytest.raises(EdgewfError, match=r"no frame for 1\.5 s"):
+        next(iter(network_camera(f"http://{server}/silence", patience=patience)))
+
+
+def test_the_password_of_a_camera_is_never_shown() -> None:
+    uri = "http://me:hunter2@127.0.0.1:9/stream"  # the discard port, where nothing listens
+    source = network_camera(uri, patience=Patience(restarts=0))
+    assert source.uri == "http://me:***@127.0.0.1:9/stream"
+    frames = iter(source)
+    with pytest.raises(EdgewfError, match="check the address") as caught:
+        next(frames)
+    assert "cannot open the stream" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_capture_process_ends_with_its_parent(server: str) -> None:
+    reading, writing = os.pipe()
+    request = {"target": f"http://{server}/silence", "device": False, "options": {}}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "edgewf.stream.capture", str(writing)],
+        stdin=subprocess.PIPE,
+        pass_fds=[writing],
+    )
+    os.close(writing)
+    child.communicate(json.dumps(request).encode() + b"\n", timeout=LONG)  # then closes stdin
+    assert child.returncode == 0
+    os.close(reading)
+
+
+def test_v4l2_devices_that_are_none_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(EdgewfError, match=r"no camera at /dev/video97 \(found: .*--device"):
+        open_source("/dev/video97")
+    with pytest.raises(EdgewfError, match="no camera at /dev/video97"):
+        open_source("v4l2:///dev/video97?width=640&height=480")
+    fake = tmp_path / "video0"
+    fake.write_bytes(b"")
+    with pytest.raises(EdgewfError, match="is not a camera device"):
+        open_source(f"v4l2://{fake}")
+
+
+def test_a_device_that_is_no_camera_is_given_up() -> None:
+    source = v4l2_camera("/dev/null", {"width": 640}, patience=Patience(restarts=0))
+    with pytest.raises(EdgewfError, match=r"/dev/null: the camera failed.*fuser"):
+        next(iter(source))
+
+
+def test_csi_without_gstreamer_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EdgewfError, match=r"gstreamer1\.0-tools nvidia-l4t-gstreamer"):
+        open_source("csi://0")
+
+
+# Stands in for gst-launch-1.0: checks the pipeline, then sends one colour as BGRx.
+GST_LAUNCH = """#!{python}
+import sys
+expected = (
+    "-q nvarguscamerasrc sensor-id=1 ! "
+    "video/x-raw(memory:NVMM),format=NV12,width=64,height=48,framerate=15/1 ! "
+    "nvvidconv ! video/x-raw,format=BGRx ! fdsink fd="
+)
+line = " ".join(sys.argv[1:])
+assert line.startswith(expected), line
+print("GST_ARGUS: Creating output stream", flush=True)
+fd = int(line[len(expected):].removesuffix(" sync=false"))
+with open(fd, "wb") as pipe:
+    while True:
+        pipe.write(bytes([10, 20, 30, 0]) * 64 * 48)
+"""
+
+
+def test_csi_frames_come_through_the_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = tmp_path / "gst-launch-1.0"
+    launcher.write_text(GST_LAUNCH.format(python=sys.executable))
+    launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with open_source("csi://1?width=64&height=48&fps=15") as source:
+        assert source.uri == "csi://1?width=64&height=48&fps=15"
+        frames = list(islice(source, 3))
+    for frame in frames:
+        assert frame.image.shape == (48, 64, 3)
+        assert (frame.image == (30, 20, 10)).all()
+
+
+@pytest.mark.skipif(
+    shutil.which("gst-launch-1.0") is None, reason="gst-launch-1.0 is not installed"
+)
+def test_gstreamer_writes_what_we_read() -> None:
+    caps = "video/x-raw,format=BGRx,width=64,height=48,framerate=30/1"
+    red = ["videotestsrc", "pattern=red", "!", "videoconvert", "!", caps]
+    with csi_camera(0, width=64, height=48, elements=red) as source:
+        frame = next(iter(source))
+    assert frame.image.shape == (48, 64, 3)
+    assert np.abs(frame.image.astype(int) - (255, 0, 0)).max() <= 2
