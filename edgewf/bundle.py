@@ -2,8 +2,9 @@
 
 manifest.json     what is inside, with sizes and hashes
 infer.onnx        deployed network: images -> logits
-forward.onnx      batch statistics: images, affine -> logits, embedding, residuals
-backward.onnx     dlogits, residuals, affine -> affine_grad
+forward.onnx      batch statistics: images, affine, source_weight -> logits, embedding, residuals;
+                  source_weight is the running statistics' part of the mixture, 0 to 1
+backward.onnx     dlogits, residuals, affine, source_weight -> affine_grad
 weights.bin       weights of the three graphs, each stored once
 affine.npy        float32 [P], the deployed BatchNorm scales and shifts
 calibration.json  from flips to accuracy, once `edgewf calibrate` has run
@@ -34,6 +35,9 @@ GRAPHS = ("infer.onnx", "forward.onnx", "backward.onnx")
 WEIGHTS = "weights.bin"
 AFFINE = "affine.npy"
 CALIBRATION = "calibration.json"
+
+# Inputs of the backward graph that are no residuals of the forward graph.
+BACKWARD_INPUTS = ("dlogits", "affine", "source_weight")
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,12 @@ def _burst_options(command: Command) -> Command:
         click.option("--steps", type=click.IntRange(0), metavar="N", help="Steps of a burst."),
         click.option("--batch-size", type=click.IntRange(2), metavar="B", help="Frames a batch."),
         click.option("--window", type=click.IntRange(2), metavar="N", help="Frames an estimate."),
+        click.option(
+            "--source-samples",
+            type=click.FloatRange(0),
+            metavar="N",
+            help="Samples that the running statistics count for in a batch.",
+        ),
         click.option("--learning-rate", type=float, metavar="LR", help="Of the SGD steps."),
         click.option("--seed", type=click.IntRange(0), metavar="N", help="Of every random order."),
         click.option(

@@ -21,6 +21,8 @@ class BurstSettings:
         steps: optimisation steps.
         batch_size: samples whose statistics stand for the batch, also when labels are taken.
         window: frames an estimate is made from.
+        source_samples: samples that the running statistics count for beside a batch (Schneider
+            et al., NeurIPS 2020); 0 uses the batch's statistics alone, as the paper does.
         learning_rate, momentum: of SGD on the affine vector.
         entropy_margin: nats; rdumb adapts on samples of lower entropy.
         redundancy_margin: absolute cosine; rdumb adapts on samples less alike than this to
@@ -32,6 +34,7 @@ class BurstSettings:
     steps: int
     batch_size: int
     window: int
+    source_samples: float
     learning_rate: float
     momentum: float
     entropy_margin: float
@@ -50,6 +53,10 @@ class BurstSettings:
             raise EdgewfError(
                 f"window of {self.window} frames is no multiple of the batch size "
                 f"{self.batch_size}: choose a window of {near}, or another batch size"
+            )
+        if not 0 <= self.source_samples < math.inf:
+            raise EdgewfError(
+                f"source samples {self.source_samples}: need a finite number of at least 0"
             )
         if self.steps < 0 or not self.learning_rate > 0 or not 0 <= self.momentum < 1:
             raise EdgewfError(
@@ -72,11 +79,17 @@ class BurstSettings:
             steps=10,
             batch_size=50,
             window=250,
+            source_samples=0.0,
             learning_rate=0.005,
             momentum=0.9,
             entropy_margin=0.4 * math.log(classes),
             redundancy_margin=0.05 if classes >= 500 else 0.4,
         )
+
+    @property
+    def source_weight(self) -> float:
+        """Weight of the running statistics in those a burst uses, 0 to 1."""
+        return self.source_samples / (self.source_samples + self.batch_size)
 
     @property
     def kernel_objective(self) -> Objective:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from edgewf.export.canonical import float_array
-from edgewf.export.differentiate import NormLayer, differentiate, norm_layers
-from edgewf.export.forward import embedding_of, expose, take_frames, use_batch_statistics
 from numpy.typing import NDArray
 
+from edgewf.bundle import BACKWARD_INPUTS
+from edgewf.export.builder import float_array
+from edgewf.export.differentiate import NormLayer, differentiate, norm_layers
+from edgewf.export.forward import embedding_of, expose, take_frames, use_batch_statistics
 from edgewf.preprocessing import Preprocessing
 
 
@@ -21,8 +22,8 @@ class Graphs:
 
     Attributes:
         infer: `images` -> `logits`, running statistics.
-        forward: `images`, `affine` -> `logits`, `embedding`, residuals; batch statistics.
-        backward: `dlogits`, residuals, `affine` -> `affine_grad`.
+        forward: `images`, `affine`, `source_weight` -> `logits`, `embedding`, residuals.
+        backward: `dlogits`, residuals, `affine`, `source_weight` -> `affine_grad`.
         affine: float32 [P], the deployed scales and shifts.
         layers: name and channels of each BatchNorm layer, in the order of `affine`.
     """
@@ -41,7 +42,7 @@ def assemble(deployed: ir.Model, preprocessing: Preprocessing, model_name: str) 
     affine = np.concatenate([float_array(layer.node.inputs[i]) for layer in layers for i in (1, 2)])
     embedding = embedding_of(deployed.graph).name
     assert embedding is not None
-    residuals = [str(v.name) for v in backward.graph.inputs if v.name not in ("dlogits", "affine")]
+    residuals = [str(v.name) for v in backward.graph.inputs if v.name not in BACKWARD_INPUTS]
     forward, infer = deployed.clone(), deployed.clone()
     use_batch_statistics(forward.graph)
     expose(forward.graph, embedding, residuals)

@@ -81,3 +81,10 @@ def initializer(name: str, array: np.ndarray[Any, Any]) -> ir.Value:
 def graph_value(name: str, shape: list[int | str], dtype: ir.DataType) -> ir.Value:
     """Return a typed graph input or output."""
     return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+
+
+def float_array(value: ir.Value | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Return a stored float32 weight."""
+    assert value is not None
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy(), dtype=np.float32)

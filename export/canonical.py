@@ -13,14 +13,14 @@ import math
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from edgewf.export.builder import IR_VERSION, OPSET, initializer
-from edgewf.export.differentiate import BATCH, static_shape
 from onnxscript import version_converter
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from edgewf.errors import EdgewfError
+from edgewf.export.builder import IR_VERSION, OPSET, initializer
+from edgewf.export.differentiate import BATCH, static_shape
 
 _FOLD_LIMIT = 1 << 24  # bytes; beyond it a folded constant would only bloat the bundle
 
@@ -238,10 +238,3 @@ def _check_batch_norm(graph: ir.Graph, name: str) -> None:
                     f"{name}: BatchNormalization {node.name!r} stores {x.name!r} as "
                     f"{x.const_value.dtype}; export the model in float32"
                 )
-
-
-def float_array(value: ir.Value | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return a stored float32 weight."""
-    assert value is not None
-    assert value.const_value is not None
-    return np.asarray(value.const_value.numpy(), dtype=np.float32)

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
-from edgewf.export.builder import Builder
 from numpy.typing import NDArray
+
+from edgewf.export.builder import Builder
 
 
 class WindowNode(Protocol):

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from edgewf.export.builder import IR_VERSION, OPSET, Builder, graph_value
-from edgewf.export.gradients import RULES
 
 from edgewf.errors import EdgewfError
+from edgewf.export.builder import IR_VERSION, OPSET, Builder, graph_value
+from edgewf.export.gradients import RULES, Statistics
 
 BATCH = "batch"
 
@@ -43,6 +43,11 @@ class NormLayer:
     def centred(self) -> str:
         """Name of the residual x - mean, [B, C, H, W]."""
         return f"{self.node.outputs[0].name}.centred"
+
+    @property
+    def offset_name(self) -> str:
+        """Name of the residual by which the mixed mean lies below the batch's, [1, C, 1, 1]."""
+        return f"{self.node.outputs[0].name}.offset"
 
     @property
     def inv_std(self) -> str:
@@ -79,7 +84,7 @@ def static_shape(value: ir.Value | None) -> tuple[int, ...]:
 
 
 def differentiate(graph: ir.Graph, model_name: str) -> ir.Model:
-    """Return the backward graph: `dlogits` [B, K], `affine` [P] and residuals -> `affine_grad` [P].
+    """Return the backward graph: `dlogits`, residuals, `affine`, `source_weight` -> `affine_grad`.
 
     Args:
         graph: the deployed network, `images` -> `logits`, in canonical form (see `canonical`).
@@ -146,6 +151,7 @@ class _Tape:
         self.inputs: dict[str, ir.Value] = {}
         self.weights: dict[str, ir.Value] = {}
         self.affine = graph_value("affine", [total], ir.DataType.FLOAT)
+        self.source_weight = graph_value("source_weight", [1], ir.DataType.FLOAT)
         sizes = [layer.channels for layer in layers for _ in range(2)]
         pieces = self.op.multi("Split", (self.affine, self.op.ints(*sizes)), len(sizes), axis=0)
         self.scales = dict(zip(layers, pieces[::2], strict=True))
@@ -172,7 +178,7 @@ class _Tape:
 
     def model(self, output: ir.Value) -> ir.Model:
         graph = ir.Graph(
-            [*self.inputs.values(), self.affine],
+            [*self.inputs.values(), self.affine, self.source_weight],
             [output],
             nodes=self.op.nodes,
             initializers=[*self.weights.values(), *self.op.constants],
@@ -231,21 +237,24 @@ class _Place:
             return None
         return None if value.const_value is None else np.asarray(value.const_value.numpy())
 
-    def statistics(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """Return centred [B, C, ...], inv_std [1, C, 1, ...], scale [C] and the count B*H*W."""
+    def statistics(self) -> Statistics:
         layer, tape = self._layer, self._tape
         assert layer is not None
-        dims = self.shape(0)
-        ones = [1] * (len(dims) - 1)
-        centred = tape.residual(layer.centred, [BATCH, *dims])
-        inv_std = tape.residual(layer.inv_std, [1, dims[0], *ones])
+        channels, *spatial = self.shape(0)
+        per_channel: list[int | str] = [1, channels, *(1 for _ in spatial)]
         op = tape.op
         batch = op.Cast(
             op.Gather(op.Shape(self._dlogits), op.constant(0, np.int64)),
             to=ir.DataType.FLOAT.value,
         )
-        count = op.Mul(batch, op.constant(math.prod(dims[1:])))
-        return centred, inv_std, tape.scales[layer], count
+        return Statistics(
+            centred=tape.residual(layer.centred, [BATCH, channels, *spatial]),
+            offset=tape.residual(layer.offset_name, per_channel),
+            inv_std=tape.residual(layer.inv_std, per_channel),
+            scale=tape.scales[layer],
+            count=op.Mul(batch, op.constant(math.prod(spatial))),
+            batch_weight=op.Sub(op.constant(1.0), tape.source_weight),
+        )
 
     def _input(self, i: int) -> ir.Value:
         value = self._node.inputs[i]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgewf.export.assemble import assemble
-from edgewf.export.sources import Source
-from edgewf.export.storage import write_bundle
-
 from edgewf import __version__
 from edgewf.bundle import Bundle, Manifest
 from edgewf.errors import EdgewfError
+from edgewf.export.assemble import assemble
+from edgewf.export.sources import Source
+from edgewf.export.storage import write_bundle
 from edgewf.labels import Label
 from edgewf.settings import BurstSettings
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from edgewf.export.builder import OPSET, Builder, graph_value
-from edgewf.export.differentiate import BATCH, NormLayer, norm_layers, static_shape
 
 from edgewf.errors import EdgewfError
+from edgewf.export.builder import OPSET, Builder, float_array, graph_value
+from edgewf.export.differentiate import BATCH, NormLayer, norm_layers, static_shape
 from edgewf.preprocessing import Preprocessing
 
 _VIEW_OPERATORS = {"Flatten", "Reshape", "Squeeze", "Dropout", "Identity"}
@@ -56,18 +56,23 @@ def take_frames(graph: ir.Graph, preprocessing: Preprocessing) -> None:
 
 
 def use_batch_statistics(graph: ir.Graph) -> list[NormLayer]:
-    """Replace running statistics by those of the batch, scale and shift by `affine`, in place.
+    """Mix the batch's statistics with the running ones, scale and shift from `affine`, in place.
 
-    Per channel over (B, H, W), biased variance, as BatchNorm in training mode:
+    Per channel over (B, H, W), biased variance, and w = `source_weight` of the running statistics
+    (Schneider et al., NeurIPS 2020, equation 3; w = 0 is BatchNorm in training mode, w = 1 the
+    deployed network):
 
-        c = x - mean(x)    r = 1 / sqrt(mean(c c) + eps)    y = c (scale r) + shift
+        c = x - mean(x)        d = w (mean(x) - running_mean)
+        v = mean(c c) + w (running_var - mean(c c))
+        y = (c + d) / sqrt(v + eps) * scale + shift
 
-    Two passes, because E[x^2] - E[x]^2 cancels. The `centred` and `inv_std` values carry the
-    names that the backward graph expects.
+    Two passes, because E[x^2] - E[x]^2 cancels; d costs none, it joins the shift. `centred` c,
+    `offset` d and `inv_std` carry the names that the backward graph expects.
     """
     layers = norm_layers(graph)
     total = sum(2 * layer.channels for layer in layers)
     affine = graph_value("affine", [total], ir.DataType.FLOAT)
+    weight = graph_value("source_weight", [1], ir.DataType.FLOAT)
     head = Builder("affine_")
     sizes = [layer.channels for layer in layers for _ in range(2)]
     pieces = head.multi("Split", (affine, head.ints(*sizes)), len(sizes), axis=0)
@@ -81,15 +86,22 @@ def use_batch_statistics(graph: ir.Graph) -> list[NormLayer]:
         epsilon = node.attributes.get_float("epsilon", 1e-5)
         op = Builder(f"norm{index}_")
         channel = op.ints(1, layer.channels, *ones)
-        centred = op.Sub(x, op.ReduceMean(x, op.ints(*axes), keepdims=1))
-        variance = op.ReduceMean(op.Mul(centred, centred), op.ints(*axes), keepdims=1)
+        running_mean, running_var = (
+            op.constant(float_array(node.inputs[k]).reshape(1, -1, *ones)) for k in (3, 4)
+        )
+        mean = op.ReduceMean(x, op.ints(*axes), keepdims=1)
+        centred = op.Sub(x, mean)
+        offset = op.Mul(op.Sub(mean, running_mean), weight)
+        batch_var = op.ReduceMean(op.Mul(centred, centred), op.ints(*axes), keepdims=1)
+        variance = op.Add(batch_var, op.Mul(op.Sub(running_var, batch_var), weight))
         inv_std = op.Reciprocal(op.Sqrt(op.Add(variance, op.constant(epsilon))))
         slope = op.Mul(op.Reshape(pieces[2 * index], channel), inv_std)
-        shift = op.Reshape(pieces[2 * index + 1], channel)
+        shift = op.Add(op.Reshape(pieces[2 * index + 1], channel), op.Mul(offset, slope))
         output = op.Add(op.Mul(centred, slope), shift)
-        centred.name, inv_std.name = layer.centred, layer.inv_std
-        centred.shape, centred.type = x.shape, x.type
-        inv_std.shape, inv_std.type = ir.Shape([1, layer.channels, *ones]), x.type
+        centred.name, centred.shape, centred.type = layer.centred, x.shape, x.type
+        for value, name in ((offset, layer.offset_name), (inv_std, layer.inv_std)):
+            value.name = name
+            value.shape, value.type = ir.Shape([1, layer.channels, *ones]), x.type
         output.shape, output.type = y.shape, y.type
         for constant in op.constants:
             graph.register_initializer(constant)
@@ -98,7 +110,7 @@ def use_batch_statistics(graph: ir.Graph) -> list[NormLayer]:
         y.replace_all_uses_with(output, replace_graph_outputs=True)
         graph.remove(node, safe=True)
         output.name = name
-    graph.inputs.append(affine)
+    graph.inputs.extend((affine, weight))
     _prepend(graph, head)
     return layers
 

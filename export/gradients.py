@@ -11,12 +11,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
+
 from edgewf.export.builder import Builder
 from edgewf.export.convolution import conv_input_gradient, window_geometry
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a BatchNorm layer's gradient needs, as values of the backward graph.
+
+    Attributes:
+        centred: [B, C, ...], x minus the batch's mean.
+        offset: [1, C, ...], what to add to `centred` for x minus the mean in use.
+        inv_std: [1, C, ...], 1/sqrt(var + eps) of the variance in use.
+        scale: [C].
+        count: scalar, values a channel.
+        batch_weight: [1], weight of the batch's statistics in those in use.
+    """
+
+    centred: ir.Value
+    offset: ir.Value
+    inv_std: ir.Value
+    scale: ir.Value
+    count: ir.Value
+    batch_weight: ir.Value
 
 
 class Place(Protocol):
@@ -33,7 +56,7 @@ class Place(Protocol):
     def is_active(self, i: int) -> bool: ...
     def attribute(self, name: str, default: Any = None) -> Any: ...
     def constant(self, i: int) -> np.ndarray[Any, Any] | None: ...
-    def statistics(self) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]: ...
+    def statistics(self) -> Statistics: ...
 
 
 Rule = Callable[[Builder, ir.Value, Place], ir.Value]
@@ -330,29 +353,33 @@ defvjp("Gemm", _gemm)
 defvjp("MatMul", _matmul)
 
 
-# Batch normalisation with batch statistics (Ioffe & Szegedy, ICML 2015) --------------------------
+# Batch normalisation (Ioffe & Szegedy, ICML 2015) with mixed statistics --------------------------
 
 
 def _batch_norm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    """With c = x - mean, r = 1/sqrt(var + eps), averages over (B, H, W) of M values a channel:
+    """With c, d, r = inv_std as in `forward.use_batch_statistics`, b = 1 - w the batch's weight,
+    and avg over the M values (B, H, W) of a channel:
 
-        d scale = M r avg(g c)       d shift = M avg(g)
-        d x = scale r (g - avg(g) - c r^2 avg(g c))
+        q = avg(g (c + d)) = avg(g c) + d avg(g)
+        d scale = M r q        d shift = M avg(g)
+        d x = scale r (g - b avg(g) - c b r^2 q)
 
-    Centring first keeps both averages free of cancellation.
+    Centring first keeps the averages free of cancellation.
     """
-    centred, inv_std, scale, count = n.statistics()
+    s = n.statistics()
     axes = op.ints(*(a for a in range(len(n.shape(0)) + 1) if a != 1))
     flat = op.ints(-1)
     avg_g = op.ReduceMean(g, axes, keepdims=1)
-    avg_gc = op.ReduceMean(op.Mul(g, centred), axes, keepdims=1)
-    slope = op.Mul(avg_gc, inv_std)
-    n.affine_grads.append(op.Mul(op.Reshape(slope, flat), count))
-    n.affine_grads.append(op.Mul(op.Reshape(avg_g, flat), count))
+    avg_gc = op.ReduceMean(op.Mul(g, s.centred), axes, keepdims=1)
+    slope = op.Mul(op.Add(avg_gc, op.Mul(s.offset, avg_g)), s.inv_std)
+    n.affine_grads.append(op.Mul(op.Reshape(slope, flat), s.count))
+    n.affine_grads.append(op.Mul(op.Reshape(avg_g, flat), s.count))
     if not n.is_active(0):
         return g  # Never used: nothing upstream trains.
-    rest = op.Sub(op.Sub(g, op.Mul(centred, op.Mul(slope, inv_std))), avg_g)
-    return op.Mul(rest, op.Mul(op.Reshape(scale, op.ints(*_per_channel(n))), inv_std))
+    through_var = op.Mul(op.Mul(slope, s.inv_std), s.batch_weight)
+    through_mean = op.Mul(avg_g, s.batch_weight)
+    rest = op.Sub(op.Sub(g, op.Mul(s.centred, through_var)), through_mean)
+    return op.Mul(rest, op.Mul(op.Reshape(s.scale, op.ints(*_per_channel(n))), s.inv_std))
 
 
 def _per_channel(n: Place) -> tuple[int, ...]:

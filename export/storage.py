@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
-from edgewf.export.assemble import Graphs
 
 from edgewf.bundle import AFFINE, GRAPHS, WEIGHTS, Manifest, file_record
 from edgewf.errors import EdgewfError
+from edgewf.export.assemble import Graphs
 
 # Smaller tensors stay inside the graphs, and so do integers: parsers read axes and shapes there.
 _SHARED_BYTES = 256

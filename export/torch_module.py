@@ -8,10 +8,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-from edgewf.export.builder import OPSET
-from edgewf.export.canonical import canonicalize
 
 from edgewf.errors import EdgewfError
+from edgewf.export.builder import OPSET
+from edgewf.export.canonical import canonicalize
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,11 +13,11 @@ import math
 import cv2
 import numpy as np
 import pytest
-from edgewf.export.exporter import export_bundle
-from edgewf.export.sources.registry import load_source
 
 from edgewf.bundle import Bundle
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+from edgewf.export.exporter import export_bundle
+from edgewf.export.sources.registry import load_source
 from edgewf.flips import count_flips
 from edgewf.settings import BurstSettings
 from tests.datasets import require
@@ -29,6 +29,7 @@ SETTINGS = BurstSettings(
     steps=MARKS[-1],
     batch_size=BATCH,
     window=5000 // BATCH * BATCH,
+    source_samples=0.0,
     learning_rate=0.005,
     momentum=0.9,
     entropy_margin=0.4 * math.log(10),

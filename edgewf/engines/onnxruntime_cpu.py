@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgewf.bundle import Bundle
+from edgewf.bundle import BACKWARD_INPUTS, Bundle
 from edgewf.engines import BurstRecord, Float32, Images, Predictions, StepTrace
 from edgewf.errors import EdgewfError
 from edgewf.kernels import reference
@@ -39,11 +39,11 @@ class OnnxRuntimeCPU:
         self._infer = self._session("infer.onnx")
         self._forward = self._session("forward.onnx")
         self._backward = self._session("backward.onnx")
-        self._residuals = [
-            x.name for x in self._backward.get_inputs() if x.name not in ("dlogits", "affine")
-        ]
+        inputs = [x.name for x in self._backward.get_inputs()]
+        self._residuals = [name for name in inputs if name not in BACKWARD_INPUTS]
         self._affine = bundle.affine.copy()
         self._velocity = np.zeros_like(self._affine)
+        self._source_weight = np.zeros(1, np.float32)
         self._settings: BurstSettings | None = None
         self._mean: NDArray[np.float64] | None = None
         self._deployed: list[Predictions] = []
@@ -57,6 +57,7 @@ class OnnxRuntimeCPU:
 
     def reset(self, settings: BurstSettings) -> None:
         self._settings = settings
+        self._source_weight = np.array([settings.source_weight], np.float32)
         self._affine = self._bundle.affine.copy()
         self._velocity = np.zeros_like(self._affine)
         self._mean = None
@@ -105,10 +106,9 @@ class OnnxRuntimeCPU:
         )
 
     def adapted_logits(self, images: Images) -> Float32:
-        """Return logits [B, K] under batch statistics and the burst's affine vector."""
-        logits: Float32 = self._forward.run(["logits"], {"images": images, "affine": self._affine})[
-            0
-        ]
+        """Return logits [B, K] under the burst's statistics and affine vector."""
+        feed = {"images": images, "affine": self._affine, "source_weight": self._source_weight}
+        logits: Float32 = self._forward.run(["logits"], feed)[0]
         return logits
 
     def affine_gradient(self, images: Images, dlogits: Float32) -> tuple[Float32, Float32]:
@@ -121,6 +121,7 @@ class OnnxRuntimeCPU:
         binding = self._forward.io_binding()
         binding.bind_cpu_input("images", images)
         binding.bind_cpu_input("affine", self._affine)
+        binding.bind_cpu_input("source_weight", self._source_weight)
         for name in ("logits", *self._residuals):
             binding.bind_output(name, "cpu")
         self._forward.run_with_iobinding(binding)
@@ -131,6 +132,7 @@ class OnnxRuntimeCPU:
         binding = self._backward.io_binding()
         binding.bind_cpu_input("dlogits", dlogits)
         binding.bind_cpu_input("affine", self._affine)
+        binding.bind_cpu_input("source_weight", self._source_weight)
         for name, value in residuals.items():
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("affine_grad", "cpu")

@@ -6,10 +6,9 @@ import importlib
 import os
 import sys
 
+from edgewf.errors import EdgewfError
 from edgewf.export.sources import Source, check_classes, imagenet_convention
 from edgewf.export.torch_module import fingerprint, load_weights, to_graph
-
-from edgewf.errors import EdgewfError
 
 
 def load(name: str, weights: str, classes: int | None, image_size: int | None) -> Source:

@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 
 import onnx_ir as ir
-from edgewf.export.canonical import canonicalize
-from edgewf.export.sources import Source, check_classes, imagenet_convention
 
 from edgewf.errors import EdgewfError
+from edgewf.export.canonical import canonicalize
+from edgewf.export.sources import Source, check_classes, imagenet_convention
 
 
 def load(path: str, classes: int | None, image_size: int | None) -> Source:

@@ -6,6 +6,7 @@ import difflib
 from dataclasses import replace
 from typing import Any
 
+from edgewf.errors import EdgewfError
 from edgewf.export.sources import (
     Source,
     efficientnet_lite,
@@ -13,8 +14,6 @@ from edgewf.export.sources import (
     onnx_file,
     torchvision_models,
 )
-
-from edgewf.errors import EdgewfError
 
 
 def load_source(

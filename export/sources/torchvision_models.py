@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from edgewf.errors import EdgewfError
 from edgewf.export.sources import Source
 from edgewf.export.sources.imagenet import imagenet_labels
 from edgewf.export.torch_module import fingerprint, load_weights, to_graph
-
-from edgewf.errors import EdgewfError
 from edgewf.preprocessing import Preprocessing
 
 
