@@ -8,6 +8,7 @@ from edgewf import __version__
 from edgewf.bundle import Bundle, Manifest
 from edgewf.errors import EdgewfError
 from edgewf.export.assemble import assemble
+from edgewf.export.shipped import shipped_calibration
 from edgewf.export.sources import Source
 from edgewf.export.storage import write_bundle
 from edgewf.labels import Label
@@ -51,5 +52,6 @@ def export_bundle(
         burst=BurstSettings.default(classes),
         edgewf_version=__version__,
     )
-    write_bundle(output, graphs, manifest, overwrite=overwrite)
+    calibration = shipped_calibration(manifest)
+    write_bundle(output, graphs, manifest, calibration, overwrite=overwrite)
     return Bundle.load(output)

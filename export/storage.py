@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgewf.bundle import AFFINE, GRAPHS, WEIGHTS, Manifest, file_record
+from edgewf.calibration import Calibration
 from edgewf.errors import EdgewfError
 from edgewf.export.assemble import Graphs
 
@@ -21,8 +22,15 @@ _SHARED_BYTES = 256
 _ALIGNMENT = 64
 
 
-def write_bundle(output: Path, graphs: Graphs, manifest: Manifest, *, overwrite: bool) -> None:
-    """Write graphs, weights, affine vector and manifest to the folder `output`.
+def write_bundle(
+    output: Path,
+    graphs: Graphs,
+    manifest: Manifest,
+    calibration: Calibration | None = None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write graphs, weights, affine vector, manifest and calibration to the folder `output`.
 
     Everything goes to a temporary folder beside it first, so an interrupted export leaves
     either the old bundle or none.
@@ -43,6 +51,8 @@ def write_bundle(output: Path, graphs: Graphs, manifest: Manifest, *, overwrite:
         names = [*GRAPHS, WEIGHTS, AFFINE]
         files = {name: file_record(staging / name) for name in names}
         manifest.with_files(files).write(staging)
+        if calibration is not None:
+            calibration.write(staging)
         if output.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
             os.replace(output, retired / "old")

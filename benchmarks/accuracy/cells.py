@@ -1,0 +1,75 @@
+"""Bursts on shifted windows of labelled images, each finished one kept so that runs resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from imagecorruptions import corrupt
+from numpy.typing import NDArray
+from rich.progress import track
+
+from edgewf.bundle import Bundle
+from edgewf.burst import run_burst
+from edgewf.calibrate import load_window, measure
+from edgewf.calibration import Point
+from edgewf.engines import Engine, Images
+from edgewf.images import labelled_images
+from edgewf.settings import BurstSettings
+from edgewf.shifts import SHIFTS, shift
+
+Cell = tuple[str, int]
+
+
+def halves(
+    bundle: Bundle, data: Path, window: int
+) -> tuple[tuple[Images, NDArray[np.int64]], tuple[Images, NDArray[np.int64]]]:
+    """Split labelled images by file: a window to calibrate on and one to be judged on."""
+    images = labelled_images(data, bundle.labels)
+    order = np.random.default_rng(0).permutation(len(images))
+    if len(order) < 2 * window:
+        raise SystemExit(f"{data}: {len(order)} images, two windows of {window} are needed")
+    parts = (order[:window], order[window : 2 * window])
+    first, second = (load_window(bundle, [images[i] for i in part]) for part in parts)
+    return first, second
+
+
+def shifted(images: Images, cell: Cell) -> Images:
+    """Apply one of edgewf's own shifts, or any other ImageNet-C corruption."""
+    name, severity = cell
+    if severity == 0:
+        return images
+    if name in SHIFTS:
+        return shift(name, images, severity, seed=0)
+    np.random.seed(severity)  # the package draws from the global generator
+    return np.stack([corrupt(x, corruption_name=name, severity=severity) for x in images])
+
+
+def measure_cells(
+    engine: Engine,
+    settings: BurstSettings,
+    images: Images,
+    labels: NDArray[np.int64],
+    cells: Sequence[Cell],
+    kept: Path,
+    window: int,
+) -> list[Point]:
+    """Run a burst on every cell not yet in the file `kept`; return the points in order."""
+    header = json.dumps({"settings": settings.to_json(), "window": window}, sort_keys=True)
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    if not lines or lines[0] != header:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(header + "\n")
+        lines = []
+    points = {p.key: p for p in (Point(**json.loads(line)) for line in lines[1:])}
+    todo = [cell for cell in cells if (*cell, window) not in points]
+    for cell in track(todo, description=kept.stem):
+        burst = run_burst(engine, shifted(images, cell), settings)
+        point = measure(*cell, window, burst, labels)
+        points[point.key] = point
+        with kept.open("a") as file:
+            file.write(json.dumps(asdict(point)) + "\n")
+    return [points[(*cell, window)] for cell in cells]

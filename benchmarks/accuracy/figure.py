@@ -1,0 +1,53 @@
+"""The estimate beside the truth, window after window, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+
+from edgewf.calibration import Point, Quadratic
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def draw(points: Sequence[Point], f: Quadratic, frames: int, path: Path) -> None:
+    """Plot truth, estimate with its 90 % interval, and average confidence; write a PNG."""
+    x = range(len(points))
+    estimates = [f(p.weighted_flips) for p in points]
+    lows, highs = zip(*(f.interval(p.weighted_flips, frames) for p in points), strict=True)
+    figure, axes = plt.subplots(figsize=(9, 3.6), dpi=120, layout="constrained")
+    axes.fill_between(x, lows, highs, color="tab:blue", alpha=0.18, lw=0, label="90 % interval")
+    axes.plot(x, estimates, color="tab:blue", lw=2, label="edgewf, no labels")
+    axes.plot(x, [p.accuracy for p in points], "o", color="black", ms=5, label="true accuracy")
+    axes.plot(
+        x,
+        [p.average_confidence for p in points],
+        color="tab:orange",
+        lw=1.2,
+        ls="--",
+        label="average confidence",
+    )
+    axes.set(ylabel="accuracy (%)", ylim=(0, 100), xlim=(-0.5, len(points) - 0.5))
+    axes.set_xticks(list(x), [str(p.severity) for p in points], fontsize=8)
+    start = 0
+    for name, group in groupby(points, key=lambda p: p.shift):
+        size = len(list(group))
+        axes.text(
+            start + (size - 1) / 2,
+            -0.13,
+            name.replace("_", " "),
+            ha="center",
+            va="top",
+            fontsize=9,
+            transform=axes.get_xaxis_transform(),
+        )
+        start += size
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(ncols=4, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.15), fontsize=9)
+    figure.savefig(path)
+    plt.close(figure)
