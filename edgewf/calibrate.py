@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewf.bundle import Bundle
+from edgewf.bundle import Bundle, write_text
 from edgewf.burst import Burst, run_burst
 from edgewf.calibration import Calibration, Point
 from edgewf.engines import Engine, Images
@@ -153,13 +153,13 @@ class _Partial:
         except (FileNotFoundError, ValueError):
             first, lines = "", []
         if first != self._header:
-            self._path.write_text(self._header + "\n", encoding="utf-8")
+            write_text(self._path, self._header + "\n")
             return []
         points: list[Point] = []
         with contextlib.suppress(ValueError, TypeError):  # ends at a line torn by a crash
             points.extend(Point(**json.loads(line)) for line in lines)
         kept = [json.dumps(asdict(point)) for point in points]
-        self._path.write_text("\n".join([self._header, *kept]) + "\n", encoding="utf-8")
+        write_text(self._path, "\n".join([self._header, *kept]) + "\n")
         return points
 
     def append(self, point: Point) -> None:

@@ -92,8 +92,8 @@ class Quadratic:
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if len(x) < 4 or np.ptp(x) == 0:
             raise EdgewfError(
-                f"{len(x)} calibration points with values from {x.min(initial=0):.1f} to "
-                f"{x.max(initial=0):.1f} cannot fix a curve: need at least 4 that differ"
+                f"{len(x)} calibration points with {len(np.unique(x))} different values cannot "
+                "fix a curve: need at least 4 points that are not all alike"
             )
         sign = 1.0 if rising else -1.0
         low, high = float(x.min()), float(x.max())
@@ -228,7 +228,9 @@ class Calibration:
         path = bundle.path(CALIBRATION)
         if not path.exists():
             return None
-        calibration = cls.from_text(path.read_text(encoding="utf-8"), str(path))
+        # Bytes that are no text become marks that the hash refuses.
+        text = path.read_text(encoding="utf-8", errors="replace")
+        calibration = cls.from_text(text, str(path))
         if not calibration.fits(bundle.manifest):
             raise EdgewfError(
                 f"{path}: made for {calibration.model} with weights "

@@ -40,8 +40,8 @@ class _Group(click.Group):
         except EdgewfError as error:
             click.echo(f"edgewf: {error}", err=True)
             context.exit(EXIT_USAGE)
-        except KeyboardInterrupt:
-            click.echo("edgewf: interrupted", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(": ".join(["edgewf: interrupted", *map(str, interrupt.args)]), err=True)
             context.exit(EXIT_INTERRUPTED)
 
 
@@ -273,11 +273,12 @@ def estimate(
 
     console = _console()
     loaded, calibration, settings = _open(bundle, burst)
+    # Refuses settings that do not fit before it reads a long video.
+    estimator = Estimator(loaded, OnnxRuntimeCPU(loaded, threads), calibration, settings)
     source = open_source(data, labels=loaded.labels if labelled else None, seed=settings.seed)
     window, available = draw_window(
         source, loaded.manifest.preprocessing, settings.window, settings.seed
     )
-    estimator = Estimator(loaded, OnnxRuntimeCPU(loaded, threads), calibration, settings)
     with burst_progress(console) as progress:
         result = estimator(
             window.images, window.labels, source=source.uri, time=time.time(), progress=progress

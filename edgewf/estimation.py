@@ -90,9 +90,10 @@ class Estimator:
         if burst.record.steps and burst.selected_share < _LEAST_SELECTED:
             flags.append("nothing_selected")
         labels = burst.record.deployed.label
-        # A window of N frames shows a balanced stream of many classes about N/4 of them well.
+        # A window of N frames shows a balanced stream of many classes about N/4 of them well. One
+        # class is too few in any window.
         expected = min(self.manifest.classes, len(labels) / 4)
-        if effective_classes(labels) < _LEAST_SPREAD * expected:
+        if effective_classes(labels) <= max(1.0, _LEAST_SPREAD * expected):
             flags.append("uniform_window")
         return tuple(flags)
 

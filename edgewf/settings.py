@@ -76,7 +76,7 @@ class BurstSettings:
         """
         return cls(
             objective="tent",
-            steps=10,
+            steps=5,  # each frame of the window once
             batch_size=50,
             window=250,
             source_samples=0.0,

@@ -20,7 +20,7 @@ from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from edgewf.errors import EdgewfError
 from edgewf.export.builder import IR_VERSION, OPSET, initializer
-from edgewf.export.differentiate import BATCH, static_shape
+from edgewf.export.differentiate import BATCH
 
 _FOLD_LIMIT = 1 << 24  # bytes; beyond it a folded constant would only bloat the bundle
 
@@ -43,9 +43,9 @@ def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> i
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
     graph = model.graph
-    _fix_interface(graph, name, image_size)
+    batch = _fix_interface(graph, name, image_size)
     _fold(model)
-    if _free_reshapes_of_batch(graph):
+    while _free_reshapes_of_batch(graph, batch):
         _fold(model)
     if any(node.op_type == "Pad" for node in graph):
         rewrite(model, pattern_rewrite_rules=[fuse_pad_into_conv_rule])
@@ -54,6 +54,7 @@ def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> i
     _drop_whole_slices(graph)
     _fold(model)
     passes.ClearMetadataAndDocStringPass()(model)
+    _check_plain(graph, name)
     _check_classifier(graph, name)
     _check_batch_norm(graph, name)
     graph.outputs[0].name = "logits"
@@ -87,7 +88,8 @@ def _is_small_constant(node: ir.Node) -> bool | None:
     return True if known and node.inputs else None
 
 
-def _fix_interface(graph: ir.Graph, name: str, image_size: int | None) -> None:
+def _fix_interface(graph: ir.Graph, name: str, image_size: int | None) -> int | None:
+    """Name and free the input; return the batch size that the graph was fixed to, if any."""
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise EdgewfError(
             f"{name}: the model has {len(graph.inputs)} inputs "
@@ -101,7 +103,7 @@ def _fix_interface(graph: ir.Graph, name: str, image_size: int | None) -> None:
             f"{name}: input {images.name!r} is {images.dtype} {images.shape}, expected float32 "
             "[batch, 3, height, width]"
         )
-    _, channels, height, width = images.shape
+    batch, channels, height, width = images.shape
     if channels != 3:
         raise EdgewfError(
             f"{name}: input {images.name!r} has the shape {images.shape}; the second axis must be "
@@ -124,34 +126,62 @@ def _fix_interface(graph: ir.Graph, name: str, image_size: int | None) -> None:
     output = graph.outputs[0]
     if output.shape is not None and len(output.shape) == 2:
         output.shape = ir.Shape([BATCH, output.shape[1]])
+    return batch if isinstance(batch, int) else None
 
 
-def _free_reshapes_of_batch(graph: ir.Graph) -> int:
-    """Give a Reshape that reads the batch size from the graph a constant shape; count them.
+def _free_reshapes_of_batch(graph: ir.Graph, batch: int | None) -> int:
+    """Put -1 where a Reshape spells out the batch size, and all other sizes; count them.
 
     `x.view(x.shape[0], -1)` becomes Reshape(x, Concat(Shape(x)[0], -1)), which hides a static
-    shape from inference: everything but the batch is known.
+    shape from inference, and Reshape(x, [8, -1]) in a graph traced with a batch of 8.
     """
     count = 0
     for node in graph:
-        shape = node.inputs[1] if node.op_type == "Reshape" else None
-        concat = shape.producer() if shape is not None else None
-        if concat is None or concat.op_type != "Concat":
+        rest = _sizes_behind_batch(node, batch)
+        source = node.inputs[0] if rest is not None else None
+        if rest is None or source is None or source.shape is None:
             continue
-        first, *rest = concat.inputs
-        sizes = [None if x is None or x.const_value is None else x.const_value for x in rest]
-        if first is None or first.const_value is not None or any(s is None for s in sizes):
+        sizes = [d for d in list(source.shape)[1:] if isinstance(d, int)]
+        if len(sizes) < len(source.shape) - 1:
             continue
-        dims = [int(d) for s in sizes if s is not None for d in s.numpy().reshape(-1)]
+        dims = [sizes[i] if d == 0 else d for i, d in enumerate(rest)]
+        total = math.prod(sizes)
         if -1 in dims:
-            total = math.prod(static_shape(node.inputs[0]))
             dims[dims.index(-1)] = total // -math.prod(dims)
-        dims = [-1, *dims]
-        constant = initializer(f"{node.outputs[0].name}.shape", np.asarray(dims, np.int64))
-        graph.register_initializer(constant)
-        node.replace_input_with(1, constant)
+        if math.prod(dims) != total:
+            continue
+        shape = initializer(f"{node.outputs[0].name}.shape", np.asarray([-1, *dims], np.int64))
+        graph.register_initializer(shape)
+        node.replace_input_with(1, shape)
         count += 1
     return count
+
+
+def _sizes_behind_batch(node: ir.Node, batch: int | None) -> list[int] | None:
+    """Return the constants that follow the batch size in the shape that a Reshape asks for."""
+    shape = node.inputs[1] if node.op_type == "Reshape" else None
+    if shape is None:
+        return None
+    if shape.const_value is not None:
+        first, *rest = shape.const_value.numpy().tolist()
+        return rest if first == batch else None
+    concat = shape.producer()
+    if concat is None or concat.op_type != "Concat" or not _is_batch(concat.inputs[0]):
+        return None
+    sizes = [None if x is None else x.const_value for x in concat.inputs[1:]]
+    if any(size is None for size in sizes):
+        return None
+    return [int(d) for size in sizes if size is not None for d in size.numpy().reshape(-1)]
+
+
+def _is_batch(value: ir.Value | None) -> bool:
+    """Only the batch is symbolic, so what comes from a Shape without arithmetic is it."""
+    passing = ("Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Cast")
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in passing:
+        source = node.inputs[0]
+        node = source.producer() if source is not None else None
+    return node is not None and node.op_type == "Shape"
 
 
 def _drop_softmax(graph: ir.Graph) -> None:
@@ -198,6 +228,21 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
+def _check_plain(graph: ir.Graph, name: str) -> None:
+    for node in graph:
+        if any(isinstance(a.value, ir.Graph) for a in node.attributes.values()):
+            raise EdgewfError(
+                f"{name}: {node.op_type} {node.name!r} runs a part of the graph on a condition; "
+                "edgewf differentiates plain graphs: re-export the model without control flow"
+            )
+        if node.op_type == "Dropout" and len(node.inputs) > 2:
+            # Folding drops those that are off.
+            raise EdgewfError(
+                f"{name}: Dropout {node.name!r} is in training mode; "
+                "export the model in evaluation mode: model.eval()"
+            )
+
+
 def _check_classifier(graph: ir.Graph, name: str) -> None:
     logits = graph.outputs[0]
     shape = logits.shape
@@ -206,6 +251,15 @@ def _check_classifier(graph: ir.Graph, name: str) -> None:
             f"{name}: output {logits.name!r} has the shape {shape}; expected [batch, classes] "
             "with at least 2 classes: edgewf monitors classifiers"
         )
+    node = logits.producer()
+    for x in node.inputs if node is not None else ():
+        if x is None or x.const_value is not None or x.shape is None:
+            continue
+        if isinstance(x.shape[0], int):
+            raise EdgewfError(
+                f"{name}: the graph is fixed to batches of {x.shape[0]} (at {x.name!r}): "
+                "re-export the model with a dynamic batch axis"
+            )
 
 
 def _check_batch_norm(graph: ir.Graph, name: str) -> None:

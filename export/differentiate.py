@@ -112,7 +112,7 @@ def differentiate(graph: ir.Graph, model_name: str) -> ir.Model:
         if not any(parts) or not any(y in active for y in node.outputs):
             continue
         if any(parts[1:]):
-            raise _no_rule(node, model_name, "a gradient of its second output")
+            raise _no_rule(node, model_name, "its second output is used")
         g = _total(op, parts[0])
         layer = by_node.get(node)
         place = _Place(node, tape, active, layer, dlogits)
@@ -122,7 +122,7 @@ def differentiate(graph: ir.Graph, model_name: str) -> ir.Model:
         for i in wanted:
             rule = RULES.get(node.op_type, {}).get(i) if node.domain == "" else None
             if rule is None:
-                raise _no_rule(node, model_name, f"its input {i}")
+                raise _no_rule(node, model_name, f"with respect to its input {i}")
             try:
                 result = rule(op, g, place)
             except NotImplementedError as error:
@@ -235,7 +235,9 @@ class _Place:
         value = self._node.inputs[i] if i < len(self._node.inputs) else None
         if value is None:
             return None
-        return None if value.const_value is None else np.asarray(value.const_value.numpy())
+        if value.const_value is None:
+            raise NotImplementedError(f"its input {i} is computed by the graph")
+        return np.asarray(value.const_value.numpy())
 
     def statistics(self) -> Statistics:
         layer, tape = self._layer, self._tape
@@ -281,6 +283,6 @@ def _total(op: Builder, parts: list[ir.Value]) -> ir.Value:
 def _no_rule(node: ir.Node, model_name: str, what: str) -> EdgewfError:
     return EdgewfError(
         f"{model_name}: no gradient rule for operator {node.domain or 'ai.onnx'}::{node.op_type} "
-        f"with respect to {what} (node {node.name or node.outputs[0].name!r}); "
+        f"(node {node.name or node.outputs[0].name!r}): {what}; "
         "replace it in the model by supported operators, or add a rule to edgewf/export/gradients"
     )

@@ -106,10 +106,10 @@ def use_batch_statistics(graph: ir.Graph) -> list[NormLayer]:
         for constant in op.constants:
             graph.register_initializer(constant)
         graph.insert_before(node, op.nodes)
-        name = y.name
+        y_name = y.name
         y.replace_all_uses_with(output, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-        output.name = name
+        output.name = y_name
     graph.inputs.extend((affine, weight))
     _prepend(graph, head)
     return layers

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgewf.export.builder import Builder
-from edgewf.export.convolution import conv_input_gradient, window_geometry
+from edgewf.export.convolution import Window, conv_input_gradient, window_geometry
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,13 @@ def defvjp(op_type: str, *rules: Rule, inputs: tuple[int, ...] | None = None) ->
 
 
 # Elementwise ------------------------------------------------------------------------------------
-# Masks are products with Sign: ONNX Runtime's CPU kernels run Where and Greater several times
-# slower than arithmetic.
+# Masks are steep HardSigmoids. Measured on ONNX Runtime 1.32 CPU, 2 cores, [16, 96, 112, 112]:
+# HardSigmoid 11 ms, as fast as Relu; Sign 39 ms; Where(Greater) is slower still.
+
+
+def _positive(op: Builder, x: ir.Value) -> ir.Value:
+    """1 where x > 0, else 0; x may reach 2^27 before the product overflows, to infinity and 1."""
+    return op.HardSigmoid(x, alpha=2.0**100, beta=0.0)
 
 
 def _clip(op: Builder, g: ir.Value, n: Place) -> ir.Value:
@@ -83,13 +88,13 @@ def _clip(op: Builder, g: ir.Value, n: Place) -> ir.Value:
         inside.append(op.Sub(op.constant(high), n.y))
     if not inside:
         return g
-    return op.Mul(g, op.Sign(inside[0] if len(inside) == 1 else op.Mul(*inside)))
+    return op.Mul(g, _positive(op, inside[0] if len(inside) == 1 else op.Mul(*inside)))
 
 
 def _hard_sigmoid(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     one_minus = op.Sub(op.constant(1.0), n.y)
     slope = op.constant(n.attribute("alpha", 0.2))
-    return op.Mul(op.Mul(g, slope), op.Sign(op.Mul(n.y, one_minus)))
+    return op.Mul(op.Mul(g, slope), _positive(op, op.Mul(n.y, one_minus)))
 
 
 def _hard_swish(op: Builder, g: ir.Value, n: Place) -> ir.Value:
@@ -97,21 +102,21 @@ def _hard_swish(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     x = n.x(0)
     ramp = op.Add(op.Mul(x, op.constant(1 / 3)), op.constant(0.5))
     gate = op.HardSigmoid(x, alpha=1 / 6, beta=0.5)
-    inside = op.Sign(op.Mul(gate, op.Sub(op.constant(1.0), gate)))
+    inside = _positive(op, op.Mul(gate, op.Sub(op.constant(1.0), gate)))
     # Outside the ramp the gate itself, 0 or 1, is the slope.
     return op.Mul(g, op.Add(op.Mul(inside, op.Sub(ramp, gate)), gate))
 
 
 def _leaky_relu(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     alpha = n.attribute("alpha", 0.01)
-    half = op.Mul(op.Sign(n.x(0)), op.constant((1 - alpha) / 2))
-    return op.Mul(g, op.Add(half, op.constant((1 + alpha) / 2)))
+    slope = op.Mul(_positive(op, n.x(0)), op.constant(1 - alpha))
+    return op.Mul(g, op.Add(slope, op.constant(alpha)))
 
 
 defvjp("Identity", lambda op, g, n: g)
 defvjp("Dropout", lambda op, g, n: g)
 defvjp("Neg", lambda op, g, n: op.Neg(g))
-defvjp("Relu", lambda op, g, n: op.Mul(g, op.Sign(n.y)))
+defvjp("Relu", lambda op, g, n: op.Mul(g, _positive(op, n.y)))
 defvjp("LeakyRelu", _leaky_relu)
 defvjp("Clip", _clip)
 defvjp("Sigmoid", lambda op, g, n: op.Mul(g, op.Mul(n.y, op.Sub(op.constant(1.0), n.y))))
@@ -174,6 +179,8 @@ def _concat(i: int) -> Rule:
     def rule(op: Builder, g: ir.Value, n: Place) -> ir.Value:
         rank = len(n.y_shape) + 1
         axis = n.attribute("axis") % rank
+        if axis == 0:
+            raise NotImplementedError("a concatenation along the batch")
         # From the end, because only activations lack the batch axis in their shape.
         start = sum(n.shape(j)[axis - rank] for j in range(i))
         stop = start + n.shape(i)[axis - rank]
@@ -183,13 +190,14 @@ def _concat(i: int) -> Rule:
 
 
 def _pad(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    """Crop what was padded; negative pads cropped, and zeros come back."""
+    mode = n.attribute("mode", "constant")
+    if mode != "constant":
+        raise NotImplementedError(f"{mode} padding")
     pads = np.asarray(n.constant(1)).tolist()
-    rank = len(pads) // 2
-    given = n.constant(3)
-    axes = list(range(rank)) if given is None else [int(a) for a in given]
-    starts = [pads[j] for j in range(rank)]
-    stops = [pads[j] + n.shape(0)[a - 1] if a else 2**31 for j, a in enumerate(axes)]
-    return op.Slice(g, op.ints(*starts), op.ints(*stops), op.ints(*axes))
+    axes = n.constant(3)
+    inputs = [] if axes is None else [None, op.ints(*axes.tolist())]
+    return op.Pad(g, op.ints(*(-p for p in pads)), *inputs)
 
 
 def _slice(op: Builder, g: ir.Value, n: Place) -> ir.Value:
@@ -206,6 +214,8 @@ def _slice(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     before, after = [0] * len(shape), [0] * len(shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis %= len(shape)
+        if axis == 0 and (start, step) == (0, 1) and end >= 2**31 - 1:
+            continue
         if axis == 0 or step < 1:
             raise NotImplementedError("a slice of the batch or with a negative step")
         size = n.shape(0)[axis - 1]
@@ -220,7 +230,6 @@ def _slice(op: Builder, g: ir.Value, n: Place) -> ir.Value:
             g = op.Reshape(g, op.ints(*shape))
         # May be negative: the last element's zeros can reach beyond the input's end.
         before[axis], after[axis] = first, size - first - shape[axis]
-        shape[axis] = size
     return op.Pad(g, op.ints(*before, *after))
 
 
@@ -264,9 +273,18 @@ def _global_average_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     return _spread(op, g, n, list(range(2, 2 + len(spatial))), 1 / math.prod(spatial))
 
 
+def _pool_geometry(n: Place) -> Window:
+    """Refuse ceil_mode's windows beyond the input: ONNX and PyTorch disagree on their number."""
+    w = window_geometry(n)
+    for a, size in enumerate(n.shape(0)[1:]):
+        if (w.output[a] - 1) * w.strides[a] >= size + w.pads[a]:
+            raise NotImplementedError("pooling windows that start beyond the input")
+    return w
+
+
 def _average_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     """Each output pixel hands an equal part to every input pixel that it averaged."""
-    w = window_geometry(n)
+    w = _pool_geometry(n)
     channels, *spatial = n.shape(0)
     if n.attribute("count_include_pad", 0):
         # A window hanging over the padded input's end (ceil_mode) divides by its size inside it.
@@ -289,7 +307,7 @@ def _max_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     convolution with one-hot kernels writes the parts back. (MaxPool's indices output would be
     shorter, but TensorRT's parser refuses it.)
     """
-    w = window_geometry(n)
+    w = _pool_geometry(n)
     channels, *spatial = n.shape(0)
     positions = w.kernel[0] * w.kernel[1]
     lowest = float(np.finfo(np.float32).min)
@@ -337,14 +355,16 @@ defvjp("MaxPool", _max_pool)
 
 
 def _gemm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    """Y = alpha A' B' + C with A [B, D] never transposed (the batch is its first axis)."""
+    """Y = alpha A B' + C with A [B, D] and frozen B."""
+    if n.attribute("transA", 0):
+        raise NotImplementedError("a transposed batch")
     return op.Gemm(g, n.x(1), alpha=n.attribute("alpha", 1.0), transB=1 - n.attribute("transB", 0))
 
 
 def _matmul(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     weight = n.constant(1)
     if weight is None or weight.ndim != 2:
-        raise NotImplementedError("a product of two activations")
+        raise NotImplementedError("a product with a stack of matrices")
     return op.MatMul(g, op.Transpose(n.x(1), perm=[1, 0]))
 
 

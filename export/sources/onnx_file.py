@@ -24,7 +24,7 @@ def load(path: str, classes: int | None, image_size: int | None) -> Source:
     if not file.is_file():
         raise EdgewfError(f"{path}: no such file; --onnx takes an ONNX model")
     try:
-        model = ir.load(file)
+        model = ir.external_data.load_to_model(ir.load(file))
         digest = hashlib.sha256()
         for key in sorted(model.graph.initializers):
             tensor = model.graph.initializers[key].const_value
