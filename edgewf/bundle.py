@@ -1,6 +1,6 @@
 """The exported artefact: a folder, and the only thing that crosses from workstation to device.
 
-manifest.json     what is inside, with sizes and hashes
+manifest.json     what is inside, with sizes and hashes of the other files and of itself
 infer.onnx        deployed network: images -> logits
 forward.onnx      batch statistics: images, affine, source_weight -> logits, embedding, residuals;
                   source_weight is the running statistics' part of the mixture, 0 to 1
@@ -91,6 +91,7 @@ class Manifest:
             "labels": None if self.labels is None else [asdict(label) for label in self.labels],
             "files": self.files,
         }
+        record["sha256"] = _seal(record)
         write_text(folder / MANIFEST, json.dumps(record, indent=1) + "\n")
 
     @classmethod
@@ -98,7 +99,7 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            EdgewfError: missing, damaged, or of a newer format.
+            EdgewfError: missing, altered, or of another format.
         """
         path = folder / MANIFEST
         if not folder.is_dir():
@@ -115,6 +116,8 @@ class Manifest:
                 f"{path}: bundle format {version}, this edgewf reads {FORMAT_VERSION}: "
                 "export the model again with this version"
             )
+        if record.pop("sha256", None) != _seal(record):
+            raise _damaged(path, "its content differs from its SHA-256")
         try:
             labels = record["labels"]
             return cls(
@@ -208,6 +211,11 @@ def _sha256(read: Callable[[int], bytes]) -> str:
     while block := read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """Return a hash of the manifest's content, however it is laid out."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -54,14 +54,25 @@ def write_bundle(
         if calibration is not None:
             calibration.write(staging)
         if output.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-            os.replace(output, retired / "old")
-            os.replace(staging, output)
-            shutil.rmtree(retired, ignore_errors=True)
+            _swap(staging, output)
         else:
             os.replace(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(staging: Path, output: Path) -> None:
+    """Put `staging` in the place of `output`, which comes back if that fails."""
+    retired = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        os.replace(output, retired / "old")
+        try:
+            os.replace(staging, output)
+        except BaseException:
+            os.replace(retired / "old", output)
+            raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _replaceable(output: Path) -> bool:
