@@ -1,0 +1,178 @@
+"""From a window to an estimate, and the flags that say when to doubt it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewf.bundle import Bundle
+from edgewf.engines import Images
+from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+from edgewf.errors import EdgewfError
+from edgewf.estimate import Estimate
+from edgewf.estimation import Estimator, effective_classes
+from edgewf.shifts import shift
+from tests.tiny import constant_calibration, crops, export_tiny, tiny_settings
+
+SETTINGS = tiny_settings(window=24, batch_size=8, steps=3)
+KEYS = [
+    "accuracy",
+    "interval",
+    "weighted_flips",
+    "flips",
+    "selected_share",
+    "frames",
+    "steps",
+    "average_confidence",
+    "flags",
+    "model",
+    "time",
+    "source",
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny(tmp_path_factory.mktemp("estimation"))
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Bundle) -> OnnxRuntimeCPU:
+    return OnnxRuntimeCPU(bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> tuple[Images, Any]:
+    return crops(4, seed=5)
+
+
+def estimate(estimator: Estimator, images: Images, labels: Any = None) -> Estimate:
+    return estimator(images, labels, source="here", time=12.5)
+
+
+def test_a_calibrated_estimate(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    calibration = constant_calibration(bundle, SETTINGS, accuracy=60.0)
+    result = estimate(Estimator(bundle, engine, calibration, SETTINGS), *photographs)
+    assert result.flags == ()
+    assert result.accuracy == 60.0
+    assert result.interval == calibration.f.interval(result.weighted_flips, 24)
+    truth = 100 * (engine.infer(photographs[0]).argmax(axis=1) == photographs[1]).mean()
+    assert result.true_accuracy == pytest.approx(truth)
+    assert truth > 80
+    assert (result.frames, result.steps, result.selected_share) == (24, 3, 1.0)
+    assert (result.model, result.source, result.time) == ("network", "here", 12.5)
+    assert 0 < result.average_confidence <= 100
+
+
+def test_json_has_the_documented_keys(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    estimator = Estimator(bundle, engine, None, SETTINGS)
+    assert list(estimate(estimator, photographs[0]).to_json()) == KEYS
+    assert list(estimate(estimator, *photographs).to_json()) == [*KEYS, "true_accuracy"]
+
+
+def test_same_window_and_seed_same_numbers(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    noisy = shift("speckle_noise", photographs[0], 4, seed=0)
+    calibration = constant_calibration(bundle, SETTINGS)
+    estimator = Estimator(bundle, engine, calibration, SETTINGS)
+    first = estimate(estimator, noisy)
+    estimate(estimator, photographs[0])
+    assert estimate(estimator, noisy) == first
+    afresh = Estimator(bundle, OnnxRuntimeCPU(bundle, threads=1), calibration, SETTINGS)
+    assert estimate(afresh, noisy) == first
+    assert first.weighted_flips > 0
+
+
+def test_no_calibration_no_accuracy(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    result = estimate(Estimator(bundle, engine, None, SETTINGS), *photographs)
+    assert result.flags == ("no_calibration",)
+    assert result.accuracy is None
+    assert result.interval is None
+    assert result.true_accuracy is not None
+
+
+def test_flips_beyond_the_calibrated_range_are_flagged(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    noisy = shift("speckle_noise", photographs[0], 5, seed=0)
+    for high, flags in ((1.0, ("extrapolating",)), (1000.0, ())):
+        calibration = constant_calibration(bundle, SETTINGS, high=high)
+        result = estimate(Estimator(bundle, engine, calibration, SETTINGS), noisy)
+        assert result.flags == flags
+        assert result.weighted_flips > 1
+
+
+def test_a_burst_that_selects_nothing_is_flagged(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    # No entropy is below 0, so nothing adapts, whatever the pictures are.
+    settings = SETTINGS.with_changes(objective="rdumb", entropy_margin=0.0)
+    calibration = constant_calibration(bundle, settings)
+    result = estimate(Estimator(bundle, engine, calibration, settings), photographs[0])
+    assert result.flags == ("nothing_selected",)
+    assert result.selected_share == 0
+    wide = settings.with_changes(entropy_margin=9.0, redundancy_margin=2.0)
+    result = estimate(
+        Estimator(bundle, engine, constant_calibration(bundle, wide), wide), photographs[0]
+    )
+    assert result.flags == ()
+    assert result.selected_share == 1
+
+
+def test_no_steps_means_nothing_was_meant_to_be_selected(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    settings = SETTINGS.with_changes(steps=0)
+    calibration = constant_calibration(bundle, settings)
+    assert estimate(Estimator(bundle, engine, calibration, settings), photographs[0]).flags == ()
+
+
+@pytest.mark.parametrize("frames", [8, 16, 24])
+def test_a_window_of_one_class_is_flagged(
+    bundle: Bundle, engine: OnnxRuntimeCPU, frames: int
+) -> None:
+    settings = SETTINGS.with_changes(window=frames)
+    images, labels = crops(60, seed=5)
+    predicted = engine.infer(images).argmax(axis=1)
+    uniform = images[(labels == 1) & (predicted == 1)][:frames]
+    estimator = Estimator(bundle, engine, constant_calibration(bundle, settings), settings)
+    assert estimate(estimator, uniform).flags == ("uniform_window",)
+    mixed = images[np.random.default_rng(0).permutation(len(images))[:frames]]
+    assert estimate(estimator, mixed).flags == ()
+
+
+def test_effective_classes() -> None:
+    assert effective_classes(np.array([3, 3, 3])) == 1
+    assert effective_classes(np.array([0, 5, 0, 5])) == pytest.approx(2)
+    assert effective_classes(np.arange(250)) == pytest.approx(250)
+    assert 1 < effective_classes(np.array([0] * 99 + [1])) < 1.1
+
+
+def test_another_burst_than_the_calibrations_is_refused(
+    bundle: Bundle, engine: OnnxRuntimeCPU
+) -> None:
+    calibration = constant_calibration(bundle, SETTINGS)
+    with pytest.raises(EdgewfError, match="steps 3 against 5"):
+        Estimator(bundle, engine, calibration, SETTINGS.with_changes(steps=5))
+
+
+def test_progress_is_passed_on(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    Estimator(bundle, engine, None, SETTINGS)(
+        photographs[0],
+        source="here",
+        time=0.0,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (9, 9)
