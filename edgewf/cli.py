@@ -40,6 +40,11 @@ class _Group(click.Group):
         except EdgewfError as error:
             click.echo(f"edgewf: {error}", err=True)
             context.exit(EXIT_USAGE)
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader of stdout has gone
+        except OSError as error:
+            click.echo(f"edgewf: {error.filename or 'input or output'}: {error.strerror}", err=True)
+            context.exit(EXIT_USAGE)
         except KeyboardInterrupt as interrupt:
             click.echo(": ".join(["edgewf: interrupted", *map(str, interrupt.args)]), err=True)
             context.exit(EXIT_INTERRUPTED)
@@ -128,6 +133,7 @@ def export(
     try:
         from edgewf.export.exporter import export_bundle
         from edgewf.export.sources.registry import load_source
+        from edgewf.export.storage import check_output
     except ImportError as error:
         raise EdgewfError(
             f"exporting needs {error.name}, which is not installed: pip install 'edgewf[export]'"
@@ -137,6 +143,8 @@ def export(
 
     names = None if labels is None else read_labels(labels)
     chosen = None if onnx is not None else model or DEFAULT_MODEL
+    folder = output or Path("bundles") / _bundle_name(chosen, onnx)
+    check_output(folder, overwrite=force)
     with console.status(f"exporting {chosen or onnx}"):
         source = load_source(
             chosen,
@@ -145,7 +153,6 @@ def export(
             classes=classes if classes or onnx or names is None else len(names),
             **preprocessing,
         )
-        folder = output or Path("bundles") / source.name
         bundle = export_bundle(source, folder, labels=names, overwrite=force)
     console.print(bundle_report(bundle))
 
@@ -389,6 +396,10 @@ def _open(folder: Path, burst: dict[str, Any]) -> tuple[Bundle, Calibration | No
             err=True,
         )
     return bundle, calibration, base.with_changes(**burst)
+
+
+def _bundle_name(model: str | None, onnx: str | None) -> str:
+    return Path(onnx).stem if onnx is not None else str(model).rpartition(":")[2]
 
 
 def _console() -> Console:

@@ -9,6 +9,7 @@ from edgewf.bundle import Bundle
 from edgewf.burst import Burst, Progress, run_burst
 from edgewf.calibration import Calibration
 from edgewf.engines import Engine, Images
+from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
 from edgewf.settings import BurstSettings
 
@@ -57,6 +58,12 @@ class Estimator:
             progress: see `run_burst`.
         """
         burst = run_burst(self.engine, images, self.settings, progress)
+        broken = int((~np.isfinite(burst.record.deployed.confidence)).sum())
+        if broken:
+            raise EdgewfError(
+                f"{self.manifest.model} returned logits that are not finite on {broken} of "
+                f"{len(images)} frames: check its weights, and export it again"
+            )
         accuracy = interval = None
         if self.calibration is not None:
             f = self.calibration.f

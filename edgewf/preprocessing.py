@@ -26,8 +26,8 @@ class Preprocessing:
     Attributes:
         image_size: side of the square crop, in pixels.
         resize: length of the shorter side before the crop, in pixels (at least `image_size`).
-        interpolation: "bilinear" or "bicubic"; shrinking averages over source pixels as
-            Pillow-based training pipelines do.
+        interpolation: "bilinear" or "bicubic", for enlarging; shrinking averages over source
+            pixels, which comes closest to the Pillow-based pipelines that models train with.
         mean, std: per RGB channel, on pixels scaled to [0, 1]; applied inside the graphs.
     """
 
@@ -55,9 +55,9 @@ class Preprocessing:
         scale = self.resize / min(height, width)
         if scale != 1.0:
             size = (max(self.resize, round(width * scale)), max(self.resize, round(height * scale)))
-            # OpenCV samples only 2 or 4 source pixels however far it shrinks; area averaging
-            # keeps fine texture from turning into noise that the network never saw.
-            mode = cv2.INTER_AREA if scale < 0.5 else INTERPOLATIONS[self.interpolation]
+            # OpenCV's other modes sample 2 or 4 source pixels however far they shrink; area
+            # averaging keeps fine texture from turning into noise that the network never saw.
+            mode = cv2.INTER_AREA if scale < 1 else INTERPOLATIONS[self.interpolation]
             frame = np.asarray(cv2.resize(frame, size, interpolation=mode), np.uint8)
             height, width = frame.shape[:2]
         top, left = (height - self.image_size) // 2, (width - self.image_size) // 2

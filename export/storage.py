@@ -38,10 +38,7 @@ def write_bundle(
     Raises:
         EdgewfError: `output` exists and is no bundle, or is one and `overwrite` is off.
     """
-    if output.exists() and not _replaceable(output):
-        raise EdgewfError(f"{output} exists and is not a bundle: name another --output")
-    if output.exists() and not overwrite and any(output.iterdir()):
-        raise EdgewfError(f"{output} already holds a bundle: name another --output or add --force")
+    check_output(output, overwrite=overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -59,6 +56,18 @@ def write_bundle(
             os.replace(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that `write_bundle` would refuse, before the work of an export.
+
+    Raises:
+        EdgewfError: `output` exists and is no bundle, or is one and `overwrite` is off.
+    """
+    if output.exists() and not _replaceable(output):
+        raise EdgewfError(f"{output} exists and is not a bundle: name another --output")
+    if output.exists() and not overwrite and any(output.iterdir()):
+        raise EdgewfError(f"{output} already holds a bundle: name another --output or add --force")
 
 
 def _swap(staging: Path, output: Path) -> None:

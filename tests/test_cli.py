@@ -345,6 +345,11 @@ def test_export_replaces_nothing_unasked(exported: Path) -> None:
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    fail(r"file: (File exists|Not a directory)", *export_of(tmp_path / "file" / "resnet20"))
+
+
 def test_export_with_force_and_labels_replaces(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "resnet20"
     shutil.copytree(exported, folder)

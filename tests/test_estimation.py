@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edgewf.bundle import Bundle
 from edgewf.engines import Images
@@ -13,8 +15,11 @@ from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
 from edgewf.estimation import Estimator, effective_classes
+from edgewf.export.exporter import export_bundle
+from edgewf.export.sources import Source, imagenet_convention
+from edgewf.export.torch_module import to_graph
 from edgewf.shifts import shift
-from tests.tiny import constant_calibration, crops, export_tiny, tiny_settings
+from tests.tiny import SIDE, constant_calibration, crops, export_tiny, network, tiny_settings
 
 SETTINGS = tiny_settings(window=24, batch_size=8, steps=3)
 KEYS = [
@@ -176,3 +181,23 @@ def test_progress_is_passed_on(
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (9, 9)
+
+
+def test_logits_that_are_not_finite_are_an_error(
+    tmp_path: Path, photographs: tuple[Images, Any]
+) -> None:
+    broken = network()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    source = Source(
+        name="broken",
+        origin="test",
+        graph=to_graph(broken, "broken", SIDE),
+        preprocessing=imagenet_convention(SIDE),
+        labels=None,
+        fingerprint="0",
+    )
+    bundle = export_bundle(source, tmp_path / "broken")
+    estimator = Estimator(bundle, OnnxRuntimeCPU(bundle, threads=1), None, SETTINGS)
+    with pytest.raises(EdgewfError, match="broken returned logits that are not finite on 24 of 24"):
+        estimate(estimator, photographs[0])

@@ -107,3 +107,13 @@ def test_comes_back_from_the_manifest() -> None:
     preprocess = Preprocessing(160, 184, "bicubic", (0.5, 0.4, 0.3), (0.1, 0.2, 0.25))
     written = json.loads(json.dumps(preprocess.to_json()))
     assert Preprocessing.from_json(written) == preprocess
+
+
+def test_shrinking_averages_over_source_pixels() -> None:
+    # 2-pixel stripes at two thirds of the size: sampling would keep their full contrast.
+    stripes = np.zeros((96, 96, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = Preprocessing(64, 64)(stripes)
+    expected = cv2.resize(stripes, (64, 64), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(small, expected)
+    assert np.ptp(small) < 255
