@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edgewf monitor $(DEMO_BUNDLE) --source demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

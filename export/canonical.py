@@ -55,9 +55,10 @@ def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> i
     _fold(model)
     passes.ClearMetadataAndDocStringPass()(model)
     _check_plain(graph, name)
-    _check_classifier(graph, name)
+    classes = _check_classifier(graph, name)
     _check_batch_norm(graph, name)
     graph.outputs[0].name = "logits"
+    graph.outputs[0].shape = ir.Shape([BATCH, classes])
     model.ir_version = IR_VERSION
     return model
 
@@ -243,7 +244,8 @@ def _check_plain(graph: ir.Graph, name: str) -> None:
             )
 
 
-def _check_classifier(graph: ir.Graph, name: str) -> None:
+def _check_classifier(graph: ir.Graph, name: str) -> int:
+    """Return the number of classes."""
     logits = graph.outputs[0]
     shape = logits.shape
     if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 2:
@@ -260,6 +262,7 @@ def _check_classifier(graph: ir.Graph, name: str) -> None:
                 f"{name}: the graph is fixed to batches of {x.shape[0]} (at {x.name!r}): "
                 "re-export the model with a dynamic batch axis"
             )
+    return shape[1]
 
 
 def _check_batch_norm(graph: ir.Graph, name: str) -> None:

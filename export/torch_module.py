@@ -24,6 +24,10 @@ def to_graph(module: nn.Module, name: str, image_size: int) -> ir.Model:
         module: maps float32 [B, 3, S, S], normalised, to logits [B, K].
         name: for error messages.
         image_size: S, in pixels.
+
+    Raises:
+        EdgewfError: the module refuses such a batch, or PyTorch cannot trace it; see also
+            `canonicalize`.
     """
     import torch
 
@@ -33,6 +37,9 @@ def to_graph(module: nn.Module, name: str, image_size: int) -> ir.Model:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            # The exporter's own errors bury the module's.
+            with torch.no_grad():
+                module(example)
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -45,14 +52,19 @@ def to_graph(module: nn.Module, name: str, image_size: int) -> ir.Model:
                 verbose=False,
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise EdgewfError(
-                f"{name}: torch.onnx.export failed with {type(error).__name__}: {reason}; "
-                f"the model must map a float batch [B, 3, {image_size}, {image_size}] to "
-                "[B, classes]"
+                f"{name}: cannot be run and traced on a batch [2, 3, {image_size}, {image_size}]: "
+                f"{_root_cause(error)}; the model must map a float batch [B, 3, {image_size}, "
+                f"{image_size}] to [B, classes]"
             ) from error
     assert program is not None
     return canonicalize(program.model, name)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
 
 
 def fingerprint(state: dict[str, Any]) -> str:

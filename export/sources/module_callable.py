@@ -19,6 +19,9 @@ def load(name: str, weights: str, classes: int | None, image_size: int | None) -
         weights: "default" and "none" keep what the callable returns, else a checkpoint's path.
         classes: what the caller expects the model to have, if anything.
         image_size: side of the input in pixels, None for 224.
+
+    Raises:
+        EdgewfError: the import or the call fails, or returns something else.
     """
     from torch import nn
 
@@ -26,14 +29,15 @@ def load(name: str, weights: str, classes: int | None, image_size: int | None) -
     sys.path.insert(0, os.getcwd())
     try:
         build = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+        network = build()
+    except Exception as error:
         raise EdgewfError(
-            f"--model {name}: {error}; expected MODULE:CALLABLE, importable from the working "
-            "directory or the environment"
+            f"--model {name}: {type(error).__name__}: {error}; expected MODULE:CALLABLE, "
+            "importable from the working directory or the environment, and callable without "
+            "arguments"
         ) from error
     finally:
         sys.path.remove(os.getcwd())
-    network = build()
     if not isinstance(network, nn.Module):
         raise EdgewfError(
             f"--model {name}: returned a {type(network).__name__}, expected a torch.nn.Module"
