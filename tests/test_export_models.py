@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -188,7 +190,7 @@ def test_gradient_on_pictures_that_the_network_knows(exports: Callable[[str], Ex
 def test_infer_is_the_deployed_network(exported: Exported, photographs: list[Images]) -> None:
     images, x = prepare(exported.source.preprocessing, photographs)
     with torch.no_grad():
-        logits = exported.module.double().eval()(x).numpy()
+        logits = exported.module.float().eval()(x.float()).numpy()
     assert relative(exported.engine.infer(images), logits) < 1e-4
 
 
@@ -213,11 +215,11 @@ def test_affine_vector_follows_the_modules(exported: Exported) -> None:
 def test_embedding_is_what_the_classifier_sees(
     exported: Exported, photographs: list[Images]
 ) -> None:
-    import onnxruntime
-
     images, x = prepare(exported.source.preprocessing, photographs)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        exported.bundle.path("forward.onnx"), providers=["CPUExecutionProvider"]
+        exported.bundle.path("forward.onnx"), options, providers=["CPUExecutionProvider"]
     )
     feed = {
         "images": images,
@@ -225,11 +227,12 @@ def test_embedding_is_what_the_classifier_sees(
         "source_weight": np.ones(1, np.float32),
     }
     embedding, logits = session.run(["embedding", "logits"], feed)
-    linear = [m for m in exported.module.modules() if isinstance(m, nn.Linear)][-1].float()
+    module = exported.module.float().eval()
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
         expected = linear(torch.from_numpy(embedding)).numpy()
         # All weight on the running statistics: the burst's graph is the deployed network.
-        deployed = exported.module.double().eval()(x).numpy()
+        deployed = module(x.float()).numpy()
     assert relative(logits, expected) < 1e-5
     assert relative(logits, deployed) < 1e-4
 
@@ -277,16 +280,15 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_burst_leaves_the_deployed_network_alone(
     exported: Exported, photographs: list[Images], objective: str, threads: int
 ) -> None:
-    images, _ = prepare(exported.source.preprocessing, photographs[:4])
+    images, _ = prepare(exported.source.preprocessing, photographs[:2])
     folder = exported.bundle.folder
     engine = OnnxRuntimeCPU(exported.bundle, threads)
-    # Random weights are never certain: for them the margin admits every entropy.
-    margin = exported.bundle.manifest.burst.entropy_margin * 10
     burst = exported.bundle.manifest.burst.with_changes(
         objective=objective,
         batch_size=len(images),
         window=len(images),
-        entropy_margin=margin,
+        # Random weights are never certain: these margins admit all that is not quite uniform.
+        entropy_margin=math.log(1000),
         redundancy_margin=2.0,
     )
     before, files = engine.infer(images), hashes(folder)
