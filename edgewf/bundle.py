@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ class Manifest:
             "labels": None if self.labels is None else [asdict(label) for label in self.labels],
             "files": self.files,
         }
-        record["sha256"] = _seal(record)
+        record["sha256"] = content_hash(record)
         write_text(folder / MANIFEST, json.dumps(record, indent=1) + "\n")
 
     @classmethod
@@ -116,7 +115,7 @@ class Manifest:
                 f"{path}: bundle format {version}, this edgewf reads {FORMAT_VERSION}: "
                 "export the model again with this version"
             )
-        if record.pop("sha256", None) != _seal(record):
+        if record.pop("sha256", None) != content_hash(record):
             raise _damaged(path, "its content differs from its SHA-256")
         try:
             labels = record["labels"]
@@ -201,20 +200,15 @@ class Bundle:
 
 def file_record(path: Path) -> dict[str, Any]:
     """Return size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = _sha256(file.read)
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _sha256(read: Callable[[int], bytes]) -> str:
     digest = hashlib.sha256()
-    while block := read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def _seal(record: dict[str, Any]) -> str:
-    """Return a hash of the manifest's content, however it is laid out."""
+def content_hash(record: dict[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object's content, however it is laid out."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

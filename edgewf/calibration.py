@@ -6,7 +6,6 @@ section 5.1), held to fall as flips rise: bursts that flip more must never look 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgewf.bundle import CALIBRATION, Bundle, Manifest, write_text
+from edgewf.bundle import CALIBRATION, Bundle, Manifest, content_hash, write_text
 from edgewf.errors import EdgewfError
 from edgewf.settings import BurstSettings
 
@@ -220,7 +219,7 @@ class Calibration:
             "f": asdict(self.f),
             "points": [asdict(p) for p in self.points],
         }
-        return json.dumps({"sha256": _digest(payload), **payload}, indent=1) + "\n"
+        return json.dumps({"sha256": content_hash(payload), **payload}, indent=1) + "\n"
 
     @classmethod
     def of(cls, bundle: Bundle) -> Calibration | None:
@@ -254,7 +253,7 @@ class Calibration:
                     f"{name}: calibration format {record['format_version']}, this edgewf reads "
                     f"{FORMAT_VERSION}: run `edgewf calibrate` again"
                 )
-            if digest != _digest(record):
+            if digest != content_hash(record):
                 raise ValueError("its content does not match its SHA-256")
             return cls(
                 model=record["model"],
@@ -269,7 +268,3 @@ class Calibration:
             raise EdgewfError(
                 f"{name}: damaged calibration ({error}): delete it and run `edgewf calibrate`"
             ) from error
-
-
-def _digest(payload: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgewf.bundle import BACKWARD_INPUTS
 from edgewf.export.builder import float_array
-from edgewf.export.differentiate import NormLayer, differentiate, norm_layers
+from edgewf.export.differentiate import differentiate, norm_layers
 from edgewf.export.forward import embedding_of, expose, take_frames, use_batch_statistics
 from edgewf.preprocessing import Preprocessing
 
@@ -51,11 +51,7 @@ def assemble(deployed: ir.Model, preprocessing: Preprocessing, model_name: str) 
     for model, name in ((infer, "infer"), (forward, "forward"), (backward, "backward")):
         model.graph.name = name
         _finish(model)
-    return Graphs(infer, forward, backward, affine, [_entry(layer) for layer in layers])
-
-
-def _entry(layer: NormLayer) -> tuple[str, int]:
-    return layer.name, layer.channels
+    return Graphs(infer, forward, backward, affine, [(x.name, x.channels) for x in layers])
 
 
 def _finish(model: ir.Model) -> None:

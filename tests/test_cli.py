@@ -26,6 +26,7 @@ from edgewf.settings import BurstSettings
 from tests.tiny import (
     CLASSES,
     EDGEWF,
+    KEYS,
     constant_calibration,
     export_tiny,
     tiny_settings,
@@ -33,20 +34,6 @@ from tests.tiny import (
 )
 
 COMMANDS = ["export", "inspect", "calibrate", "estimate", "monitor"]
-KEYS = [
-    "accuracy",
-    "interval",
-    "weighted_flips",
-    "flips",
-    "selected_share",
-    "frames",
-    "steps",
-    "average_confidence",
-    "flags",
-    "model",
-    "time",
-    "source",
-]
 SETTINGS = tiny_settings(window=16, batch_size=8, steps=2)
 BURST = ["--window", "16", "--batch-size", "8", "--steps", "2", "--threads", "1"]
 

@@ -19,23 +19,9 @@ from edgewf.export.exporter import export_bundle
 from edgewf.export.sources import Source, imagenet_convention
 from edgewf.export.torch_module import to_graph
 from edgewf.shifts import shift
-from tests.tiny import SIDE, constant_calibration, crops, export_tiny, network, tiny_settings
+from tests.tiny import KEYS, SIDE, constant_calibration, crops, export_tiny, network, tiny_settings
 
 SETTINGS = tiny_settings(window=24, batch_size=8, steps=3)
-KEYS = [
-    "accuracy",
-    "interval",
-    "weighted_flips",
-    "flips",
-    "selected_share",
-    "frames",
-    "steps",
-    "average_confidence",
-    "flags",
-    "model",
-    "time",
-    "source",
-]
 
 
 @pytest.fixture(scope="module")

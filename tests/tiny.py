@@ -36,6 +36,22 @@ EDGEWF = (sys.executable, "-c", "from edgewf.cli import main; main()")
 _FILES = {path.stem: path for path in sorted(PHOTOS.iterdir())}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# The documented keys of an estimate, in order; `true_accuracy` follows where labels were given.
+KEYS = [
+    "accuracy",
+    "interval",
+    "weighted_flips",
+    "flips",
+    "selected_share",
+    "frames",
+    "steps",
+    "average_confidence",
+    "flags",
+    "model",
+    "time",
+    "source",
+]
+
 
 def network() -> nn.Module:
     """Three convolutions with BatchNorm and a linear layer, for 32x32 images of six classes."""
