@@ -2,10 +2,11 @@
 
 manifest.json     what is inside, with sizes and hashes of the other files and of itself
 infer.onnx        deployed network: images -> logits
-forward.onnx      batch statistics: images, affine, source_weight -> logits, embedding, residuals;
+probe.onnx        batch statistics: images, affine, source_weight -> logits, embedding;
                   source_weight is the running statistics' part of the mixture, 0 to 1
+forward.onnx      as probe.onnx, and the residuals that backward.onnx takes
 backward.onnx     dlogits, residuals, affine, source_weight -> affine_grad
-weights.bin       weights of the three graphs, each stored once
+weights.bin       weights of the graphs, each stored once
 affine.npy        float32 [P], the deployed BatchNorm scales and shifts
 calibration.json  from flips to accuracy, once `edgewf calibrate` has run
 """
@@ -28,9 +29,9 @@ from edgewf.labels import Label
 from edgewf.preprocessing import Preprocessing
 from edgewf.settings import BurstSettings
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-GRAPHS = ("infer.onnx", "forward.onnx", "backward.onnx")
+GRAPHS = ("infer.onnx", "probe.onnx", "forward.onnx", "backward.onnx")
 WEIGHTS = "weights.bin"
 AFFINE = "affine.npy"
 CALIBRATION = "calibration.json"
@@ -54,6 +55,11 @@ class Manifest:
         preprocessing: from frame to graph input.
         labels: K classes, or None where the source did not know them.
         burst: settings that bursts use unless told otherwise.
+        precision: "fp32", or "fp16" where convolutions and activations are float16.
+        loss_scale: factor of `dlogits`, and so of the gradient; keeps small ones in range.
+        residual_bytes: what forward keeps for backward, bytes an image.
+        multiply_adds: of a step, forward and backward, an image.
+        recomputed: share of `multiply_adds` spent on saving memory.
         files: size in bytes and SHA-256 of every other file.
         edgewf_version: of the exporter.
     """
@@ -68,6 +74,11 @@ class Manifest:
     labels: tuple[Label, ...] | None
     burst: BurstSettings
     edgewf_version: str
+    precision: str = "fp32"
+    loss_scale: float = 1.0
+    residual_bytes: int = 0
+    multiply_adds: int = 0
+    recomputed: float = 0.0
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def with_files(self, files: dict[str, dict[str, Any]]) -> Manifest:
@@ -86,6 +97,11 @@ class Manifest:
             "parameters": self.parameters,
             "preprocessing": self.preprocessing.to_json(),
             "burst": self.burst.to_json(),
+            "precision": self.precision,
+            "loss_scale": self.loss_scale,
+            "residual_bytes": self.residual_bytes,
+            "multiply_adds": self.multiply_adds,
+            "recomputed": self.recomputed,
             "layers": [list(layer) for layer in self.layers],
             "labels": None if self.labels is None else [asdict(label) for label in self.labels],
             "files": self.files,
@@ -130,6 +146,11 @@ class Manifest:
                 labels=None if labels is None else tuple(Label(**label) for label in labels),
                 burst=BurstSettings.from_json(record["burst"]),
                 edgewf_version=record["edgewf_version"],
+                precision=str(record["precision"]),
+                loss_scale=float(record["loss_scale"]),
+                residual_bytes=int(record["residual_bytes"]),
+                multiply_adds=int(record["multiply_adds"]),
+                recomputed=float(record["recomputed"]),
                 files=record["files"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -40,6 +40,10 @@ def bundle_record(bundle: Bundle) -> dict[str, Any]:
         "parameters": manifest.parameters,
         "norm_layers": len(manifest.layers),
         "preprocessing": manifest.preprocessing.to_json(),
+        "precision": manifest.precision,
+        "residual_bytes_per_image": manifest.residual_bytes,
+        "multiply_adds_per_image": manifest.multiply_adds,
+        "recomputed_share": manifest.recomputed,
         "bytes": {name: record["bytes"] for name, record in manifest.files.items()},
         "burst": (manifest.burst if calibration is None else calibration.settings).to_json(),
         "calibration": None
@@ -74,6 +78,13 @@ def bundle_report(bundle: Bundle) -> RenderableType:
         "input",
         f"{frames.image_size} x {frames.image_size}, from a shorter side of {frames.resize} "
         f"({frames.interpolation})",
+    )
+    table.add_row("precision", manifest.precision)
+    cost = f", {100 * manifest.recomputed:.0f} % of them to save memory" * (manifest.recomputed > 0)
+    table.add_row(
+        "a step, an image",
+        f"{_size(manifest.residual_bytes)} kept from forward to backward, "
+        f"{manifest.multiply_adds / 1e6:,.0f} million multiply-adds{cost}",
     )
     for name in (*GRAPHS, WEIGHTS):
         table.add_row(name, _size(manifest.files[name]["bytes"]))

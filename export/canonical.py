@@ -20,7 +20,14 @@ from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from edgewf.errors import EdgewfError
 from edgewf.export.builder import IR_VERSION, OPSET, initializer
-from edgewf.export.differentiate import BATCH
+from edgewf.export.normalisation import BATCH
+from edgewf.export.rewrites import (
+    drop_expansions,
+    drop_whole_scatters,
+    scale_resizes,
+    slice_partial_splits,
+    state_reshapes,
+)
 
 _FOLD_LIMIT = 1 << 24  # bytes; beyond it a folded constant would only bloat the bundle
 
@@ -52,6 +59,12 @@ def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> i
     _drop_softmax(graph)
     _drop_zero_biases(graph)
     _drop_whole_slices(graph)
+    drop_whole_scatters(graph)
+    drop_expansions(graph)
+    scale_resizes(graph)
+    state_reshapes(graph)
+    _fold(model)
+    slice_partial_splits(graph)
     _fold(model)
     passes.ClearMetadataAndDocStringPass()(model)
     _check_plain(graph, name)

@@ -24,13 +24,18 @@ class WindowNode(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """A two-dimensional sliding window; `pads` is (top, left, bottom, right) as in ONNX."""
+    """A sliding window, one value a spatial axis; `pads` holds all starts, then all ends."""
 
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    output: tuple[int, int]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    output: tuple[int, ...]
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Padding before the input."""
+        return self.pads[: len(self.kernel)]
 
     def transposed(self, size: list[int]) -> dict[str, Any]:
         """Attributes of the ConvTranspose that maps the output grid back to `size`."""
@@ -41,18 +46,18 @@ class Window:
             )
         ]
         # What the windows reach beyond the input at the end is cut off, what they miss is zero.
-        ends = [r - before - n for r, before, n in zip(reach, self.pads[:2], size, strict=True)]
+        ends = [r - before - n for r, before, n in zip(reach, self.starts, size, strict=True)]
         return {
             "kernel_shape": list(self.kernel),
             "strides": list(self.strides),
             "dilations": list(self.dilations),
-            "pads": [*self.pads[:2], *(max(e, 0) for e in ends)],
+            "pads": [*self.starts, *(max(e, 0) for e in ends)],
             "output_padding": [max(-e, 0) for e in ends],
         }
 
     def counts(self, axis: int, size: int, *, padded: bool) -> NDArray[np.int64]:
         """How many elements each window averages along `axis`, with or without the padding."""
-        before, after = (self.pads[axis], self.pads[axis + 2]) if padded else (0, 0)
+        before, after = self.pads[axis :: len(self.kernel)] if padded else (0, 0)
         first = np.arange(self.output[axis])[:, None] * self.strides[axis] - self.pads[axis]
         positions = first + np.arange(self.kernel[axis]) * self.dilations[axis]
         return np.asarray(((positions >= -before) & (positions < size + after)).sum(axis=1))
@@ -61,31 +66,24 @@ class Window:
 def window_geometry(n: WindowNode) -> Window:
     """Read the window of a Conv, MaxPool or AveragePool node; automatic padding made explicit."""
     spatial = n.shape(0)[1:]
-    if len(spatial) != 2:
-        raise NotImplementedError(f"{len(spatial)}-dimensional windows")
+    rank = len(spatial)
     kernel = n.attribute("kernel_shape") or list(n.shape(1))[2:]
-    strides = n.attribute("strides", [1, 1])
-    dilations = n.attribute("dilations", [1, 1])
+    strides = n.attribute("strides", [1] * rank)
+    dilations = n.attribute("dilations", [1] * rank)
     output = n.y_shape[1:]
-    pads = list(n.attribute("pads", [0, 0, 0, 0]))
+    pads = list(n.attribute("pads", [0, 0] * rank))
     mode = n.attribute("auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        for a in range(2):
+        for a in range(rank):
             reach = (output[a] - 1) * strides[a] + (kernel[a] - 1) * dilations[a] + 1
             total = max(reach - spatial[a], 0)
             small, large = total // 2, total - total // 2
-            pads[a], pads[a + 2] = (small, large) if mode == "SAME_UPPER" else (large, small)
-    return Window(
-        kernel=(kernel[0], kernel[1]),
-        strides=(strides[0], strides[1]),
-        dilations=(dilations[0], dilations[1]),
-        pads=(pads[0], pads[1], pads[2], pads[3]),
-        output=(output[0], output[1]),
-    )
+            pads[a], pads[a + rank] = (small, large) if mode == "SAME_UPPER" else (large, small)
+    return Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(pads), tuple(output))
 
 
 def conv_input_gradient(op: Builder, g: ir.Value, n: WindowNode) -> ir.Value:
-    """Backpropagate through a convolution whose weights [Co, Ci/G, kh, kw] do not train.
+    """Backpropagate through a convolution whose weights [Co, Ci/G, *kernel] do not train.
 
     Stride 1: a convolution with the flipped kernel and its channels transposed. Larger strides:
     ConvTranspose. Measured on ONNX Runtime 1.32 CPU, 2 cores, batch 16: at stride 1 the
@@ -96,7 +94,7 @@ def conv_input_gradient(op: Builder, g: ir.Value, n: WindowNode) -> ir.Value:
     group = n.attribute("group", 1)
     reach = [(k - 1) * d for k, d in zip(w.kernel, w.dilations, strict=True)]
     pads = [r - p for r, p in zip(reach * 2, w.pads, strict=True)]
-    if w.strides != (1, 1) or min(pads) < 0:
+    if max(w.strides) > 1 or min(pads) < 0:
         return op.ConvTranspose(g, n.x(1), group=group, **w.transposed(list(n.shape(0)[1:])))
     return op.Conv(
         g,
@@ -109,23 +107,23 @@ def conv_input_gradient(op: Builder, g: ir.Value, n: WindowNode) -> ir.Value:
 
 
 def _flipped(
-    op: Builder, weight: ir.Value, channels: tuple[int, int], kernel: tuple[int, int], group: int
+    op: Builder, weight: ir.Value, channels: tuple[int, int], kernel: tuple[int, ...], group: int
 ) -> ir.Value:
-    """[Co, Ci/G, kh, kw] -> [Ci, Co/G, kh, kw], both kernel axes reversed.
+    """[Co, Ci/G, *kernel] -> [Ci, Co/G, *kernel], the kernel's axes reversed.
 
     Written as nodes on the shared weight, which runtimes fold when they load the graph, so that
     the bundle stores every weight once.
     """
     out, into = channels[0] // group, channels[1] // group
-    if kernel != (1, 1):
-        lowest = -(2**31)
-        weight = op.Slice(
-            weight, op.ints(-1, -1), op.ints(lowest, lowest), op.ints(2, 3), op.ints(-1, -1)
-        )
+    axes = range(2, 2 + len(kernel))
+    if max(kernel) > 1:
+        every = len(kernel) * [-1]
+        lowest = len(kernel) * [-(2**31)]
+        weight = op.Slice(weight, op.ints(*every), op.ints(*lowest), op.ints(*axes), op.ints(*every))
     if out == into == 1:
         return weight
     if group == 1:
-        return op.Transpose(weight, perm=[1, 0, 2, 3])
+        return op.Transpose(weight, perm=[1, 0, *axes])
     weight = op.Reshape(weight, op.ints(group, out, into, *kernel))
-    weight = op.Transpose(weight, perm=[0, 2, 1, 3, 4])
+    weight = op.Transpose(weight, perm=[0, 2, 1, *(a + 1 for a in axes)])
     return op.Reshape(weight, op.ints(group * into, out, *kernel))

@@ -8,7 +8,6 @@ the forward pass becomes a residual: an output of `forward` and an input of `bac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,79 +15,35 @@ import onnx_ir as ir
 
 from edgewf.errors import EdgewfError
 from edgewf.export.builder import IR_VERSION, OPSET, Builder, graph_value
-from edgewf.export.gradients import RULES, Statistics
+from edgewf.export.gradients import RULES, SEVERAL_OUTPUTS, Statistics
+from edgewf.export.normalisation import (
+    BATCH,
+    STATISTICS,
+    NormLayer,
+    mixed_mean,
+    mixture,
+    norm_layers,
+    per_layer,
+    slope_and_shift,
+    static_shape,
+)
 
-BATCH = "batch"
-
-
-@dataclass(frozen=True)
-class NormLayer:
-    """One BatchNormalization node and where its parameters lie in the affine vector.
-
-    `affine[offset : offset + channels]` is the scale, the next `channels` values the shift.
-    """
-
-    node: ir.Node
-    channels: int
-    offset: int
-
-    @property
-    def name(self) -> str:
-        """The layer's name, from its scale parameter where that has one."""
-        scale = self.node.inputs[1]
-        assert scale is not None
-        return str(scale.name).removesuffix(".weight")
-
-    @property
-    def centred(self) -> str:
-        """Name of the residual x - mean, [B, C, H, W]."""
-        return f"{self.node.outputs[0].name}.centred"
-
-    @property
-    def offset_name(self) -> str:
-        """Name of the residual by which the mixed mean lies below the batch's, [1, C, 1, 1]."""
-        return f"{self.node.outputs[0].name}.offset"
-
-    @property
-    def inv_std(self) -> str:
-        """Name of the residual 1/sqrt(var + eps), [1, C, 1, 1]."""
-        return f"{self.node.outputs[0].name}.inv_std"
+# Values of these operators are computed again from their inputs instead of being saved: one pass
+# over memory, as reading them back would be. Reductions are not here, their results are small.
+_RECOMPUTED = frozenset(
+    "Add Sub Mul Div Neg Relu LeakyRelu Clip Sigmoid HardSigmoid HardSwish Tanh Softplus Exp "
+    "Sqrt Pow Erf DepthToSpace Concat Split Slice Reshape Flatten Squeeze Unsqueeze Transpose Pad MaxPool AveragePool".split()
+)
 
 
-def norm_layers(graph: ir.Graph) -> list[NormLayer]:
-    """List the BatchNormalization layers in graph order, which is the order of `affine`."""
-    layers: list[NormLayer] = []
-    offset = 0
-    for node in graph:
-        if node.op_type == "BatchNormalization" and node.domain == "":
-            channels = static_shape(node.inputs[0])[0]
-            layers.append(NormLayer(node, channels, offset))
-            offset += 2 * channels
-    return layers
-
-
-def static_shape(value: ir.Value | None) -> tuple[int, ...]:
-    """Return a value's shape without its batch axis; it must be static."""
-    if value is None or value.shape is None:
-        raise EdgewfError(
-            f"the shape of {value.name if value else 'a missing input'!r} cannot be inferred: "
-            "re-export the model with static height and width"
-        )
-    dims = list(value.shape)[1:]
-    if not all(isinstance(d, int) for d in dims):
-        raise EdgewfError(
-            f"value {value.name!r} has the shape {value.shape}, but only the batch may be "
-            "symbolic: re-export the model with static height and width"
-        )
-    return tuple(int(d) for d in dims)  # type: ignore[arg-type]
-
-
-def differentiate(graph: ir.Graph, model_name: str) -> ir.Model:
+def differentiate(graph: ir.Graph, model_name: str, *, low_memory: bool = False) -> ir.Model:
     """Return the backward graph: `dlogits`, residuals, `affine`, `source_weight` -> `affine_grad`.
 
     Args:
         graph: the deployed network, `images` -> `logits`, in canonical form (see `canonical`).
         model_name: for error messages.
+        low_memory: compute convolutions again, too, where that saves memory: those whose output
+            is larger than their input.
 
     Raises:
         EdgewfError: an operator on the way has no gradient rule, or not for its form.
@@ -96,26 +51,24 @@ def differentiate(graph: ir.Graph, model_name: str) -> ir.Model:
     layers = norm_layers(graph)
     by_node = {layer.node: layer for layer in layers}
     logits = graph.outputs[0]
-    classes = static_shape(logits)[0]
     total = sum(2 * layer.channels for layer in layers)
 
     active = _active_values(graph)
-    tape = _Tape(layers, total)
+    tape = _Tape(layers, total, static_shape(logits)[0], low_memory)
     op = tape.op
-    dlogits = graph_value("dlogits", [BATCH, classes], ir.DataType.FLOAT)
-    tape.inputs["dlogits"] = dlogits
-    gradients: dict[ir.Value, list[ir.Value]] = {logits: [dlogits]}
+    gradients: dict[ir.Value, list[ir.Value]] = {logits: [tape.dlogits]}
     affine_grads: dict[NormLayer, list[ir.Value]] = {}
 
     for node in reversed(list(graph)):
         parts = [gradients.pop(y, []) for y in node.outputs]
         if not any(parts) or not any(y in active for y in node.outputs):
             continue
-        if any(parts[1:]):
+        several = len(parts) > 1 and node.op_type in SEVERAL_OUTPUTS
+        if any(parts[1:]) and not (several and all(parts)):
             raise _no_rule(node, model_name, "its second output is used")
-        g = _total(op, parts[0])
+        g, *others = [_total(op, part) for part in parts if part]
         layer = by_node.get(node)
-        place = _Place(node, tape, active, layer, dlogits)
+        place = _Place(node, tape, active, others)
         wanted = [i for i, x in enumerate(node.inputs) if x is not None and x in active]
         if layer is not None and 0 not in wanted:
             RULES["BatchNormalization"][0](op, g, place)
@@ -146,42 +99,99 @@ def differentiate(graph: ir.Graph, model_name: str) -> ir.Model:
 class _Tape:
     """The backward graph while it grows."""
 
-    def __init__(self, layers: list[NormLayer], total: int) -> None:
+    def __init__(self, layers: list[NormLayer], total: int, classes: int, low_memory: bool) -> None:
+        self._low_memory = low_memory
         self.op = Builder("grad_")
-        self.inputs: dict[str, ir.Value] = {}
-        self.weights: dict[str, ir.Value] = {}
-        self.affine = graph_value("affine", [total], ir.DataType.FLOAT)
-        self.source_weight = graph_value("source_weight", [1], ir.DataType.FLOAT)
-        sizes = [layer.channels for layer in layers for _ in range(2)]
-        pieces = self.op.multi("Split", (self.affine, self.op.ints(*sizes)), len(sizes), axis=0)
-        self.scales = dict(zip(layers, pieces[::2], strict=True))
+        self.dlogits = graph_value("dlogits", [BATCH, classes], ir.DataType.FLOAT)
+        self._affine = graph_value("affine", [total], ir.DataType.FLOAT)
+        self._source_weight = graph_value("source_weight", [1], ir.DataType.FLOAT)
+        self._residuals: dict[str, ir.Value] = {}
+        self._weights: dict[str, ir.Value] = {}
+        self._seen: dict[ir.Value, ir.Value] = {}
+        op = self.op
+        self.mix = mixture(op, self._source_weight)
+        mean, inv_std = (self._residual(name, [total // 2]) for name in STATISTICS)
+        parts = zip(
+            layers,
+            per_layer(op, self._affine, layers, 2),
+            per_layer(op, mean, layers, 1),
+            per_layer(op, inv_std, layers, 1),
+            strict=True,
+        )
+        batch = op.Cast(
+            op.Gather(op.Shape(self.dlogits), op.constant(0, np.int64)), to=ir.DataType.FLOAT.value
+        )
+        self.statistics: dict[ir.Node, Statistics] = {}
+        for layer, (scale, shift), (batch_mean,), (r,) in parts:
+            used = mixed_mean(op, layer, batch_mean, self.mix)
+            slope, intercept = slope_and_shift(op, scale, shift, used, r)
+            pixels = math.prod(static_shape(layer.node.inputs[0])[1:])
+            self.statistics[layer.node] = Statistics(
+                batch_mean,
+                used,
+                r,
+                slope,
+                intercept,
+                self.mix.batch,
+                op.Mul(batch, op.constant(pixels)),
+            )
 
-    def saved(self, value: ir.Value) -> ir.Value:
-        """Return a forward value as the backward graph sees it: a weight or a residual."""
+    def seen(self, value: ir.Value) -> ir.Value:
+        """Return a forward value in the backward graph: a weight, a residual, or computed again."""
+        if value not in self._seen:
+            self._seen[value] = self._see(value)
+        return self._seen[value]
+
+    def _see(self, value: ir.Value) -> ir.Value:
         assert value.name is not None
         if value.const_value is not None:
-            if value.name not in self.weights:
-                self.weights[value.name] = ir.Value(
-                    name=value.name,
-                    shape=value.shape,
-                    type=value.type,
-                    const_value=value.const_value,
-                )
-            return self.weights[value.name]
-        return self.residual(value.name, [BATCH, *static_shape(value)])
+            weight = ir.Value(
+                name=value.name,
+                shape=value.shape,
+                type=value.type,
+                const_value=value.const_value,
+            )
+            self._weights[value.name] = weight
+            return weight
+        node = value.producer()
+        if node is not None and node in self.statistics:
+            s = self.statistics[node]
+            x = node.inputs[0]
+            assert x is not None
+            return self.op.Add(self.op.Mul(self.seen(x), s.slope), s.shift)
+        if node is not None and node.domain == "" and self._is_recomputed(node):
+            return self._again(node, value)
+        return self._residual(value.name, [BATCH, *static_shape(value)])
 
-    def residual(self, name: str, shape: list[int | str]) -> ir.Value:
-        """Return the residual `name`, declared as a graph input the first time."""
-        if name not in self.inputs:
-            self.inputs[name] = graph_value(name, shape, ir.DataType.FLOAT)
-        return self.inputs[name]
+    def _is_recomputed(self, node: ir.Node) -> bool:
+        if not self._low_memory or node.op_type != "Conv":
+            return node.op_type in _RECOMPUTED
+        x, y = node.inputs[0], node.outputs[0]
+        assert x is not None
+        # The network's input stays out: it is no value of the graphs, which take uint8 frames.
+        return x.producer() is not None and math.prod(static_shape(y)) > math.prod(static_shape(x))
+
+    def _again(self, node: ir.Node, value: ir.Value) -> ir.Value:
+        inputs = tuple(None if x is None else self.seen(x) for x in node.inputs)
+        attributes = {name: a.value for name, a in node.attributes.items()}
+        if len(node.outputs) == 1:
+            result: ir.Value = getattr(self.op, node.op_type)(*inputs, **attributes)
+            return result
+        results = self.op.multi(node.op_type, inputs, len(node.outputs), **attributes)
+        self._seen.update(zip(node.outputs, results, strict=True))
+        return self._seen[value]
+
+    def _residual(self, name: str, shape: list[int | str]) -> ir.Value:
+        self._residuals[name] = graph_value(name, shape, ir.DataType.FLOAT)
+        return self._residuals[name]
 
     def model(self, output: ir.Value) -> ir.Model:
+        """Close the graph."""
         graph = ir.Graph(
-            [*self.inputs.values(), self.affine, self.source_weight],
+            [self.dlogits, *self._residuals.values(), self._affine, self._source_weight],
             [output],
             nodes=self.op.nodes,
-            initializers=[*self.weights.values(), *self.op.constants],
+            initializers=[*self._weights.values(), *self.op.constants],
             opset_imports={"": OPSET},
             name="backward",
         )
@@ -192,23 +202,18 @@ class _Place:
     """Implements `gradients.Place` for one node."""
 
     def __init__(
-        self,
-        node: ir.Node,
-        tape: _Tape,
-        active: set[ir.Value],
-        layer: NormLayer | None,
-        dlogits: ir.Value,
+        self, node: ir.Node, tape: _Tape, active: set[ir.Value], others: list[ir.Value]
     ) -> None:
         self.affine_grads: list[ir.Value] = []
+        self.others = others
         self._node, self._tape, self._active = node, tape, active
-        self._layer, self._dlogits = layer, dlogits
 
     @property
     def y(self) -> ir.Value:
-        return self._tape.saved(self._node.outputs[0])
+        return self._tape.seen(self._node.outputs[0])
 
     def x(self, i: int) -> ir.Value:
-        return self._tape.saved(self._input(i))
+        return self._tape.seen(self._input(i))
 
     def shape(self, i: int) -> tuple[int, ...]:
         value = self._input(i)
@@ -240,23 +245,7 @@ class _Place:
         return np.asarray(value.const_value.numpy())
 
     def statistics(self) -> Statistics:
-        layer, tape = self._layer, self._tape
-        assert layer is not None
-        channels, *spatial = self.shape(0)
-        per_channel: list[int | str] = [1, channels, *(1 for _ in spatial)]
-        op = tape.op
-        batch = op.Cast(
-            op.Gather(op.Shape(self._dlogits), op.constant(0, np.int64)),
-            to=ir.DataType.FLOAT.value,
-        )
-        return Statistics(
-            centred=tape.residual(layer.centred, [BATCH, channels, *spatial]),
-            offset=tape.residual(layer.offset_name, per_channel),
-            inv_std=tape.residual(layer.inv_std, per_channel),
-            scale=tape.scales[layer],
-            count=op.Mul(batch, op.constant(math.prod(spatial))),
-            batch_weight=op.Sub(op.constant(1.0), tape.source_weight),
-        )
+        return self._tape.statistics[self._node]
 
     def _input(self, i: int) -> ir.Value:
         value = self._node.inputs[i]
@@ -268,6 +257,8 @@ def _active_values(graph: ir.Graph) -> set[ir.Value]:
     """Values that depend on a BatchNorm scale or shift."""
     active: set[ir.Value] = set()
     for node in graph:
+        if node.op_type == "Shape":
+            continue  # sizes depend on no value
         if node.op_type == "BatchNormalization" or any(x in active for x in node.inputs if x):
             active.update(node.outputs)
     return active

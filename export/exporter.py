@@ -14,9 +14,18 @@ from edgewf.export.storage import write_bundle
 from edgewf.labels import Label
 from edgewf.settings import BurstSettings
 
+# Of fp16 bundles.
+LOSS_SCALE = 256.0
+
 
 def export_bundle(
-    source: Source, output: Path, *, labels: list[Label] | None = None, overwrite: bool = False
+    source: Source,
+    output: Path,
+    *,
+    labels: list[Label] | None = None,
+    precision: str = "fp32",
+    low_memory: bool = False,
+    overwrite: bool = False,
 ) -> Bundle:
     """Differentiate the source's graph, write the bundle, and read it back checked.
 
@@ -24,6 +33,8 @@ def export_bundle(
         source: see `edgewf.export.sources.registry.load_source`.
         output: folder to write.
         labels: class names, instead of the source's own.
+        precision: "fp32", or "fp16" for mixed graphs.
+        low_memory: keep fewer residuals and compute more again, see `differentiate`.
         overwrite: replace a bundle that is already there.
 
     Raises:
@@ -39,7 +50,13 @@ def export_bundle(
             f"{len(names)} labels for the {classes} classes of {source.name}: "
             "give --labels a file with one class a line, in the order of the outputs"
         )
-    graphs = assemble(source.graph, source.preprocessing, source.name)
+    graphs = assemble(
+        source.graph,
+        source.preprocessing,
+        source.name,
+        precision=precision,
+        low_memory=low_memory,
+    )
     manifest = Manifest(
         model=source.name,
         origin=source.origin,
@@ -51,6 +68,11 @@ def export_bundle(
         labels=None if names is None else tuple(names),
         burst=BurstSettings.default(classes),
         edgewf_version=__version__,
+        precision=precision,
+        loss_scale=LOSS_SCALE if precision == "fp16" else 1.0,
+        residual_bytes=graphs.residual_bytes,
+        multiply_adds=graphs.multiply_adds,
+        recomputed=graphs.recomputed,
     )
     calibration = shipped_calibration(manifest)
     write_bundle(output, graphs, manifest, calibration, overwrite=overwrite)

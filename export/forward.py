@@ -9,7 +9,16 @@ import onnx_ir as ir
 
 from edgewf.errors import EdgewfError
 from edgewf.export.builder import OPSET, Builder, float_array, graph_value
-from edgewf.export.differentiate import BATCH, NormLayer, norm_layers, static_shape
+from edgewf.export.normalisation import (
+    BATCH,
+    STATISTICS,
+    mixed_mean,
+    mixture,
+    norm_layers,
+    per_layer,
+    slope_and_shift,
+    static_shape,
+)
 from edgewf.preprocessing import Preprocessing
 
 _VIEW_OPERATORS = {"Flatten", "Reshape", "Squeeze", "Dropout", "Identity"}
@@ -55,56 +64,49 @@ def take_frames(graph: ir.Graph, preprocessing: Preprocessing) -> None:
     _prepend(graph, op)
 
 
-def use_batch_statistics(graph: ir.Graph) -> list[NormLayer]:
+def use_batch_statistics(graph: ir.Graph) -> None:
     """Mix the batch's statistics with the running ones, scale and shift from `affine`, in place.
 
     Per channel over (B, H, W), biased variance, and w = `source_weight` of the running statistics
     (Schneider et al., NeurIPS 2020, equation 3; w = 0 is BatchNorm in training mode, w = 1 the
     deployed network):
 
-        c = x - mean(x)        d = w (mean(x) - running_mean)
-        v = mean(c c) + w (running_var - mean(c c))
-        y = (c + d) / sqrt(v + eps) * scale + shift
+        m = (1 - w) mean(x) + w running_mean
+        v = (1 - w) (mean(x x) - mean(x)^2) + w running_var
+        y = (x - m) / sqrt(v + eps) * scale + shift
 
-    Two passes, because E[x^2] - E[x]^2 cancels; d costs none, it joins the shift. `centred` c,
-    `offset` d and `inv_std` carry the names that the backward graph expects.
+    The difference in v is harmless where x is nearly centred (see `centre_convolutions`). All
+    layers' mean(x) and 1 / sqrt(v + eps) end in the two vectors named in `STATISTICS`.
     """
     layers = norm_layers(graph)
-    total = sum(2 * layer.channels for layer in layers)
-    affine = graph_value("affine", [total], ir.DataType.FLOAT)
+    affine = graph_value("affine", [sum(2 * layer.channels for layer in layers)], ir.DataType.FLOAT)
     weight = graph_value("source_weight", [1], ir.DataType.FLOAT)
     head = Builder("affine_")
-    sizes = [layer.channels for layer in layers for _ in range(2)]
-    pieces = head.multi("Split", (affine, head.ints(*sizes)), len(sizes), axis=0)
-    for index, layer in enumerate(layers):
+    mix = mixture(head, weight)
+    parts = per_layer(head, affine, layers, 2)
+    statistics: tuple[list[ir.Value], list[ir.Value]] = ([], [])
+    for index, (layer, (scale, shift)) in enumerate(zip(layers, parts, strict=True)):
         node = layer.node
         x, y = node.inputs[0], node.outputs[0]
         assert x is not None
-        dims = static_shape(x)
-        ones = [1] * (len(dims) - 1)
-        axes = [0, *range(2, len(dims) + 1)]
-        epsilon = node.attributes.get_float("epsilon", 1e-5)
         op = Builder(f"norm{index}_")
-        channel = op.ints(1, layer.channels, *ones)
-        running_mean, running_var = (
-            op.constant(float_array(node.inputs[k]).reshape(1, -1, *ones)) for k in (3, 4)
+        axes = op.ints(*layer.axes)
+        mean = op.ReduceMean(x, axes, keepdims=1)
+        square = op.ReduceMean(op.Mul(x, x), axes, keepdims=1)
+        batch_var = op.Relu(op.Sub(square, op.Mul(mean, mean)))
+        variance = op.Add(
+            op.Mul(batch_var, mix.batch), op.Mul(op.constant(layer.stored(4)), mix.source)
         )
-        mean = op.ReduceMean(x, op.ints(*axes), keepdims=1)
-        centred = op.Sub(x, mean)
-        offset = op.Mul(op.Sub(mean, running_mean), weight)
-        batch_var = op.ReduceMean(op.Mul(centred, centred), op.ints(*axes), keepdims=1)
-        variance = op.Add(batch_var, op.Mul(op.Sub(running_var, batch_var), weight))
-        inv_std = op.Reciprocal(op.Sqrt(op.Add(variance, op.constant(epsilon))))
-        slope = op.Mul(op.Reshape(pieces[2 * index], channel), inv_std)
-        shift = op.Add(op.Reshape(pieces[2 * index + 1], channel), op.Mul(offset, slope))
-        output = op.Add(op.Mul(centred, slope), shift)
-        centred.name, centred.shape, centred.type = layer.centred, x.shape, x.type
-        for value, name in ((offset, layer.offset_name), (inv_std, layer.inv_std)):
-            value.name = name
-            value.shape, value.type = ir.Shape([1, layer.channels, *ones]), x.type
+        epsilon = op.constant(node.attributes.get_float("epsilon", 1e-5))
+        inv_std = op.Reciprocal(op.Sqrt(op.Add(variance, epsilon)))
+        slope, intercept = slope_and_shift(
+            op, scale, shift, mixed_mean(op, layer, mean, mix), inv_std
+        )
+        output = op.Add(op.Mul(x, slope), intercept)
         output.shape, output.type = y.shape, y.type
-        for constant in op.constants:
-            graph.register_initializer(constant)
+        for values, value in zip(statistics, (mean, inv_std), strict=True):
+            values.append(op.Reshape(value, op.ints(-1)))
+        _register(graph, op)
         graph.insert_before(node, op.nodes)
         y_name = y.name
         y.replace_all_uses_with(output, replace_graph_outputs=True)
@@ -112,7 +114,13 @@ def use_batch_statistics(graph: ir.Graph) -> list[NormLayer]:
         output.name = y_name
     graph.inputs.extend((affine, weight))
     _prepend(graph, head)
-    return layers
+    tail = Builder("statistics_")
+    for name, values in zip(STATISTICS, statistics, strict=True):
+        vector = tail.Concat(*values, axis=0)
+        vector.name = name
+        vector.shape = ir.Shape([sum(layer.channels for layer in layers)])
+        vector.type = ir.TensorType(ir.DataType.FLOAT)
+    graph.extend(tail.nodes)
 
 
 def expose(graph: ir.Graph, embedding: str, residuals: list[str]) -> None:
@@ -126,16 +134,19 @@ def expose(graph: ir.Graph, embedding: str, residuals: list[str]) -> None:
     flat = op.Reshape(features, op.ints(-1, math.prod(dims)))
     flat.name = "embedding"
     flat.shape, flat.type = ir.Shape([BATCH, math.prod(dims)]), features.type
-    for constant in op.constants:
-        graph.register_initializer(constant)
+    _register(graph, op)
     graph.extend(op.nodes)
     graph.outputs.append(flat)
     graph.outputs.extend(values[name] for name in residuals)
 
 
-def _prepend(graph: ir.Graph, op: Builder) -> None:
+def _register(graph: ir.Graph, op: Builder) -> None:
     for constant in op.constants:
         graph.register_initializer(constant)
+
+
+def _prepend(graph: ir.Graph, op: Builder) -> None:
+    _register(graph, op)
     first = graph.node(0)
     graph.insert_before(first, op.nodes)
     graph.opset_imports[""] = OPSET

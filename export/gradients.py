@@ -2,8 +2,8 @@
 
 A rule takes `(op, g, n)`: a builder for the backward graph, the gradient of the node's output,
 and the node's place in the forward graph (`n.y` and `n.x(i)` are its values as the backward graph
-sees them, `n.shape(i)` the static shape of input i without the batch). It returns the gradient of
-one input. Weights are frozen, so only inputs that carry activations have rules; BatchNormalization
+sees them, `n.shape(i)` the static shape of input i without the batch, `n.others` the gradients of
+further outputs, for operators in SEVERAL_OUTPUTS). It returns the gradient of one input. Weights are frozen, so only inputs that carry activations have rules; BatchNormalization
 alone also has one for its scale and shift, kept in `n.affine_grads`.
 """
 
@@ -18,34 +18,40 @@ import numpy as np
 import onnx_ir as ir
 
 from edgewf.export.builder import Builder
-from edgewf.export.convolution import Window, conv_input_gradient, window_geometry
+from edgewf.export.convolution import conv_input_gradient
+from edgewf.export.pooling import average_pool, max_pool
+from edgewf.export.resampling import pad, resize
 
 
 @dataclass(frozen=True)
 class Statistics:
     """What a BatchNorm layer's gradient needs, as values of the backward graph.
 
+    All are [1, C, 1, ...] but for the last two.
+
     Attributes:
-        centred: [B, C, ...], x minus the batch's mean.
-        offset: [1, C, ...], what to add to `centred` for x minus the mean in use.
-        inv_std: [1, C, ...], 1/sqrt(var + eps) of the variance in use.
-        scale: [C].
-        count: scalar, values a channel.
+        batch_mean: of the layer's input.
+        mean: the one in use, mixed from the batch's and the running mean.
+        inv_std: 1/sqrt(var + eps) of the variance in use.
+        slope, shift: the layer as y = slope x + shift.
         batch_weight: [1], weight of the batch's statistics in those in use.
+        count: scalar, values a channel.
     """
 
-    centred: ir.Value
-    offset: ir.Value
+    batch_mean: ir.Value
+    mean: ir.Value
     inv_std: ir.Value
-    scale: ir.Value
-    count: ir.Value
+    slope: ir.Value
+    shift: ir.Value
     batch_weight: ir.Value
+    count: ir.Value
 
 
 class Place(Protocol):
     """A node of the forward graph as its gradient rule sees it."""
 
     affine_grads: list[ir.Value]
+    others: list[ir.Value]
 
     @property
     def y(self) -> ir.Value: ...
@@ -61,6 +67,8 @@ class Place(Protocol):
 
 Rule = Callable[[Builder, ir.Value, Place], ir.Value]
 RULES: dict[str, dict[int, Rule]] = {}
+# Their rules need a gradient for each output; other operators may have one output in use.
+SEVERAL_OUTPUTS = frozenset({"Split"})
 
 
 def defvjp(op_type: str, *rules: Rule, inputs: tuple[int, ...] | None = None) -> None:
@@ -73,22 +81,22 @@ def defvjp(op_type: str, *rules: Rule, inputs: tuple[int, ...] | None = None) ->
 # HardSigmoid 11 ms, as fast as Relu; Sign 39 ms; Where(Greater) is slower still.
 
 
-def _positive(op: Builder, x: ir.Value) -> ir.Value:
-    """1 where x > 0, else 0; x may reach 2^27 before the product overflows, to infinity and 1."""
-    return op.HardSigmoid(x, alpha=2.0**100, beta=0.0)
+def _positive(op: Builder, x: ir.Value, sign: float = 1.0, offset: float = 0.0) -> ir.Value:
+    """1 where sign x + offset > 0, else 0; x may reach 2^27 before the product overflows."""
+    return op.HardSigmoid(x, alpha=sign * 2.0**100, beta=offset * 2.0**100)
 
 
 def _clip(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    """1 strictly inside (low, high), as PyTorch's hardtanh; y reaches both bounds exactly."""
-    inside: list[ir.Value] = []
-    low, high = n.constant(1), n.constant(2)
+    """1 strictly inside (low, high), as PyTorch's hardtanh."""
+    x, low, high = n.x(0), n.constant(1), n.constant(2)
+    if low is not None and high is not None:
+        middle, reach = (float(low) + float(high)) / 2, (float(high) - float(low)) / 2
+        return op.Mul(g, _positive(op, op.Abs(op.Sub(x, op.constant(middle))), -1.0, reach))
     if low is not None:
-        inside.append(n.y if float(low) == 0.0 else op.Sub(n.y, op.constant(low)))
+        return op.Mul(g, _positive(op, x, offset=-float(low)))
     if high is not None:
-        inside.append(op.Sub(op.constant(high), n.y))
-    if not inside:
-        return g
-    return op.Mul(g, _positive(op, inside[0] if len(inside) == 1 else op.Mul(*inside)))
+        return op.Mul(g, _positive(op, x, -1.0, float(high)))
+    return g
 
 
 def _hard_sigmoid(op: Builder, g: ir.Value, n: Place) -> ir.Value:
@@ -113,10 +121,24 @@ def _leaky_relu(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     return op.Mul(g, op.Add(slope, op.constant(alpha)))
 
 
+def _erf(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    bell = op.Exp(op.Neg(op.Mul(n.x(0), n.x(0))))
+    return op.Mul(g, op.Mul(bell, op.constant(2 / math.sqrt(math.pi))))
+
+
+def _pow(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    exponent = n.constant(1)
+    if exponent is None or exponent.size != 1:
+        raise NotImplementedError("exponents that differ")
+    e = float(exponent.reshape(()))
+    below = n.x(0) if e == 2.0 else op.Pow(n.x(0), op.constant(e - 1))
+    return op.Mul(g, op.Mul(below, op.constant(e)))
+
+
 defvjp("Identity", lambda op, g, n: g)
 defvjp("Dropout", lambda op, g, n: g)
 defvjp("Neg", lambda op, g, n: op.Neg(g))
-defvjp("Relu", lambda op, g, n: op.Mul(g, _positive(op, n.y)))
+defvjp("Relu", lambda op, g, n: op.Mul(g, _positive(op, n.x(0))))
 defvjp("LeakyRelu", _leaky_relu)
 defvjp("Clip", _clip)
 defvjp("Sigmoid", lambda op, g, n: op.Mul(g, op.Mul(n.y, op.Sub(op.constant(1.0), n.y))))
@@ -124,6 +146,9 @@ defvjp("HardSigmoid", _hard_sigmoid)
 defvjp("HardSwish", _hard_swish)
 defvjp("Tanh", lambda op, g, n: op.Mul(g, op.Sub(op.constant(1.0), op.Mul(n.y, n.y))))
 defvjp("Exp", lambda op, g, n: op.Mul(g, n.y))
+defvjp("Erf", _erf)
+defvjp("Sqrt", lambda op, g, n: op.Div(op.Mul(g, op.constant(0.5)), n.y))
+defvjp("Pow", _pow)
 defvjp("Softplus", lambda op, g, n: op.Mul(g, op.Sigmoid(n.x(0))))
 
 
@@ -160,6 +185,7 @@ defvjp(
     lambda op, g, n: _sum_to(op, op.Mul(g, n.x(0)), n, 1),
 )
 defvjp("Div", lambda op, g, n: _sum_to(op, op.Div(g, n.x(1)), n, 0), _div_denominator)
+defvjp("Expand", lambda op, g, n: _sum_to(op, g, n, 0))
 
 
 # Shape ------------------------------------------------------------------------------------------
@@ -187,17 +213,6 @@ def _concat(i: int) -> Rule:
         return op.Slice(g, op.ints(start), op.ints(stop), op.ints(axis))
 
     return rule
-
-
-def _pad(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    """Crop what was padded; negative pads cropped, and zeros come back."""
-    mode = n.attribute("mode", "constant")
-    if mode != "constant":
-        raise NotImplementedError(f"{mode} padding")
-    pads = np.asarray(n.constant(1)).tolist()
-    axes = n.constant(3)
-    inputs = [] if axes is None else [None, op.ints(*axes.tolist())]
-    return op.Pad(g, op.ints(*(-p for p in pads)), *inputs)
 
 
 def _slice(op: Builder, g: ir.Value, n: Place) -> ir.Value:
@@ -233,11 +248,22 @@ def _slice(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     return op.Pad(g, op.ints(*before, *after))
 
 
+def _depth_to_space(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    if n.attribute("mode", "DCR") == "DCR":
+        return op.SpaceToDepth(g, blocksize=n.attribute("blocksize"))
+    (channels, height, width), block = n.y_shape, n.attribute("blocksize")
+    split = op.Reshape(g, op.ints(-1, channels, height // block, block, width // block, block))
+    return _reshape_back(op, op.Transpose(split, perm=[0, 1, 3, 5, 2, 4]), n)
+
+
 for _name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
     defvjp(_name, _reshape_back)
 defvjp("Transpose", _transpose)
-defvjp("Pad", _pad)
+defvjp("Pad", pad)
 defvjp("Slice", _slice)
+defvjp("Split", lambda op, g, n: op.Concat(g, *n.others, axis=n.attribute("axis", 0)))
+defvjp("DepthToSpace", _depth_to_space)
+defvjp("Resize", resize)
 RULES["Concat"] = {i: _concat(i) for i in range(64)}
 
 
@@ -254,18 +280,35 @@ def _spread(op: Builder, g: ir.Value, n: Place, axes: list[int], scale: float) -
     return op.Expand(g, op.ints(1, *n.shape(0)))
 
 
+def _reduced_axes(n: Place) -> list[int]:
+    given = n.constant(1)
+    axes = [] if given is None else [int(a) % (len(n.shape(0)) + 1) for a in given.reshape(-1)]
+    if not axes or 0 in axes:
+        raise NotImplementedError("a reduction over the batch")
+    return axes
+
+
 def _reduce(mean: bool) -> Rule:
     def rule(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-        given = n.constant(1)
-        if given is None:
-            raise NotImplementedError("a reduction over the batch")
-        axes = [int(a) % (len(n.shape(0)) + 1) for a in given.reshape(-1)]
-        if 0 in axes:
-            raise NotImplementedError("a reduction over the batch")
+        axes = _reduced_axes(n)
         count = math.prod(n.shape(0)[a - 1] for a in axes)
         return _spread(op, g, n, axes, 1 / count if mean else 1.0)
 
     return rule
+
+
+def _reduce_max(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    """Share the gradient among equal maxima, as PyTorch's amax does."""
+    axes = _reduced_axes(n)
+    kept = [1 if a + 1 in axes else size for a, size in enumerate(n.shape(0))]
+    y, g = (op.Reshape(v, op.ints(-1, *kept)) for v in (n.y, g))
+    hit = op.Cast(op.Equal(n.x(0), y), to=ir.DataType.FLOAT.value)
+    return op.Mul(hit, op.Div(g, op.ReduceSum(hit, op.ints(*axes), keepdims=1)))
+
+
+def _softmax(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    inner = op.ReduceSum(op.Mul(g, n.y), op.ints(n.attribute("axis", -1)), keepdims=1)
+    return op.Mul(n.y, op.Sub(g, inner))
 
 
 def _global_average_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
@@ -273,82 +316,13 @@ def _global_average_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     return _spread(op, g, n, list(range(2, 2 + len(spatial))), 1 / math.prod(spatial))
 
 
-def _pool_geometry(n: Place) -> Window:
-    """Refuse ceil_mode's windows beyond the input: ONNX and PyTorch disagree on their number."""
-    w = window_geometry(n)
-    for a, size in enumerate(n.shape(0)[1:]):
-        if (w.output[a] - 1) * w.strides[a] >= size + w.pads[a]:
-            raise NotImplementedError("pooling windows that start beyond the input")
-    return w
-
-
-def _average_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    """Each output pixel hands an equal part to every input pixel that it averaged."""
-    w = _pool_geometry(n)
-    channels, *spatial = n.shape(0)
-    if n.attribute("count_include_pad", 0):
-        # A window hanging over the padded input's end (ceil_mode) divides by its size inside it.
-        rows, columns = (w.counts(a, size, padded=True) for a, size in enumerate(spatial))
-    else:
-        rows, columns = (w.counts(a, size, padded=False) for a, size in enumerate(spatial))
-    share = (1 / np.outer(rows, columns)).astype(np.float32)[None, None]
-    ones = np.ones((channels, 1, *w.kernel), np.float32)
-    if (share == share.flat[0]).all():
-        ones *= share.flat[0]
-    else:
-        g = op.Mul(g, op.constant(share))
-    return op.ConvTranspose(g, op.constant(ones), group=channels, **w.transposed(spatial))
-
-
-def _max_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    """Hand the gradient to the first maximum of each window, in row-major order as PyTorch does.
-
-    One shifted view of the input a window position says who attains the maximum; a transposed
-    convolution with one-hot kernels writes the parts back. (MaxPool's indices output would be
-    shorter, but TensorRT's parser refuses it.)
-    """
-    w = _pool_geometry(n)
-    channels, *spatial = n.shape(0)
-    positions = w.kernel[0] * w.kernel[1]
-    lowest = float(np.finfo(np.float32).min)
-    before, after = (
-        w.pads[:2],
-        [
-            (w.output[a] - 1) * w.strides[a]
-            + (w.kernel[a] - 1) * w.dilations[a]
-            + 1
-            - spatial[a]
-            - w.pads[a]
-            for a in range(2)
-        ],
-    )
-    x = op.Pad(n.x(0), op.ints(0, 0, *before, 0, 0, *after), op.constant(lowest))
-    free: ir.Value | None = None
-    parts: list[ir.Value] = []
-    for i in range(w.kernel[0]):
-        for j in range(w.kernel[1]):
-            start = (i * w.dilations[0], j * w.dilations[1])
-            stop = [s + (o - 1) * t + 1 for s, o, t in zip(start, w.output, w.strides, strict=True)]
-            view = op.Slice(x, op.ints(*start), op.ints(*stop), op.ints(2, 3), op.ints(*w.strides))
-            hit = op.Cast(op.Equal(view, n.y), to=ir.DataType.FLOAT.value)
-            if free is not None:
-                hit = op.Mul(hit, free)
-            rest = op.Sub(op.constant(1.0), hit)
-            free = rest if free is None else op.Mul(free, rest)
-            parts.append(op.Unsqueeze(op.Mul(g, hit), op.ints(2)))
-    # [B, C, positions, H, W] -> channel c * positions + k holds position k of channel c.
-    stacked = op.Concat(*parts, axis=2)
-    stacked = op.Reshape(stacked, op.ints(-1, channels * positions, *w.output))
-    one_hot = np.eye(positions, dtype=np.float32).reshape(positions, 1, *w.kernel)
-    weight = op.constant(np.tile(one_hot, (channels, 1, 1, 1)))
-    return op.ConvTranspose(stacked, weight, group=channels, **w.transposed(spatial))
-
-
 defvjp("ReduceMean", _reduce(mean=True))
 defvjp("ReduceSum", _reduce(mean=False))
+defvjp("ReduceMax", _reduce_max)
+defvjp("Softmax", _softmax)
 defvjp("GlobalAveragePool", _global_average_pool)
-defvjp("AveragePool", _average_pool)
-defvjp("MaxPool", _max_pool)
+defvjp("AveragePool", average_pool)
+defvjp("MaxPool", max_pool)
 
 
 # Linear maps ------------------------------------------------------------------------------------
@@ -361,49 +335,101 @@ def _gemm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     return op.Gemm(g, n.x(1), alpha=n.attribute("alpha", 1.0), transB=1 - n.attribute("transB", 0))
 
 
-def _matmul(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    weight = n.constant(1)
-    if weight is None or weight.ndim != 2:
-        raise NotImplementedError("a product with a stack of matrices")
-    return op.MatMul(g, op.Transpose(n.x(1), perm=[1, 0]))
+def _transposed(op: Builder, x: ir.Value, rank: int) -> ir.Value:
+    """Swap the last two axes."""
+    return op.Transpose(x, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+def _matmul_left(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    """Y = A B, matrices or stacks of them: dA = dY B'."""
+    other = _transposed(op, n.x(1), len(n.shape(1)) + n.is_active(1))
+    return _sum_stacks(op, op.MatMul(g, other), n, 0)
+
+
+def _matmul_right(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    """Y = A B, matrices or stacks of them: dB = A' dY."""
+    other = _transposed(op, n.x(0), len(n.shape(0)) + n.is_active(0))
+    return _sum_stacks(op, op.MatMul(other, g), n, 1)
+
+
+def _sum_stacks(op: Builder, g: ir.Value, n: Place, i: int) -> ir.Value:
+    """Sum `g` over the stacks for which input i was broadcast; refuse sums over the batch."""
+    left, right = n.shape(0), n.shape(1)
+    if len(right) < 2 or (len(left) < 2 and n.is_active(1)):
+        raise NotImplementedError("a product with a vector or along the batch")
+    mine, all_ = n.shape(i)[:-2], n.y_shape[:-2]
+    if len(mine) != len(all_):
+        raise NotImplementedError("a product that adds an axis")
+    axes = [a + 1 for a, (small, big) in enumerate(zip(mine, all_, strict=True)) if small != big]
+    return op.ReduceSum(g, op.ints(*axes), keepdims=1) if axes else g
 
 
 defvjp("Conv", conv_input_gradient)
 defvjp("Gemm", _gemm)
-defvjp("MatMul", _matmul)
+defvjp("MatMul", _matmul_left, _matmul_right)
+
+
+# Normalisation of one image at a time -----------------------------------------------------------
+
+
+def _normalisation(op: Builder, g: ir.Value, n: Place, axes: list[int]) -> ir.Value:
+    """With c = x - avg(x) over `axes` and r = 1/sqrt(avg(c c) + eps):
+
+    d x = r (g - avg(g) - c r^2 avg(g c))
+    """
+    over = op.ints(*axes)
+    x = n.x(0)
+    c = op.Sub(x, op.ReduceMean(x, over, keepdims=1))
+    variance = op.ReduceMean(op.Mul(c, c), over, keepdims=1)
+    r = op.Reciprocal(op.Sqrt(op.Add(variance, op.constant(n.attribute("epsilon", 1e-5)))))
+    through_variance = op.Mul(op.Mul(r, r), op.ReduceMean(op.Mul(g, c), over, keepdims=1))
+    centred = op.Sub(g, op.ReduceMean(g, over, keepdims=1))
+    return op.Mul(r, op.Sub(centred, op.Mul(c, through_variance)))
+
+
+def _layer_norm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    rank = len(n.shape(0)) + 1
+    axes = list(range(n.attribute("axis", -1) % rank, rank))
+    return _normalisation(op, op.Mul(g, n.x(1)), n, axes)
+
+
+def _instance_norm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+    channels, *spatial = n.shape(0)
+    scale = op.Reshape(n.x(1), op.ints(1, channels, *(1 for _ in spatial)))
+    return _normalisation(op, op.Mul(g, scale), n, list(range(2, 2 + len(spatial))))
+
+
+defvjp("LayerNormalization", _layer_norm)
+defvjp("InstanceNormalization", _instance_norm)
 
 
 # Batch normalisation (Ioffe & Szegedy, ICML 2015) with mixed statistics --------------------------
 
 
 def _batch_norm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
-    """With c, d, r = inv_std as in `forward.use_batch_statistics`, b = 1 - w the batch's weight,
-    and avg over the M values (B, H, W) of a channel:
+    """With m the mean and r = inv_std in use, b the weight of the batch's statistics in them,
+    avg over the M values (B, H, W) of a channel, and a = scale r:
 
-        q = avg(g (c + d)) = avg(g c) + d avg(g)
-        d scale = M r q        d shift = M avg(g)
-        d x = scale r (g - b avg(g) - c b r^2 q)
-
-    Centring first keeps the averages free of cancellation.
+        q = r avg(g (x - m)) = r (avg(g x) - m avg(g))
+        d scale = M q        d shift = M avg(g)
+        d x = a (g - b avg(g) - b r q (x - batch_mean))
     """
     s = n.statistics()
     axes = op.ints(*(a for a in range(len(n.shape(0)) + 1) if a != 1))
     flat = op.ints(-1)
+    x = n.x(0)
     avg_g = op.ReduceMean(g, axes, keepdims=1)
-    avg_gc = op.ReduceMean(op.Mul(g, s.centred), axes, keepdims=1)
-    slope = op.Mul(op.Add(avg_gc, op.Mul(s.offset, avg_g)), s.inv_std)
-    n.affine_grads.append(op.Mul(op.Reshape(slope, flat), s.count))
+    avg_gx = op.ReduceMean(op.Mul(g, x), axes, keepdims=1)
+    q = op.Mul(op.Sub(avg_gx, op.Mul(s.mean, avg_g)), s.inv_std)
+    n.affine_grads.append(op.Mul(op.Reshape(q, flat), s.count))
     n.affine_grads.append(op.Mul(op.Reshape(avg_g, flat), s.count))
     if not n.is_active(0):
         return g  # Never used: nothing upstream trains.
-    through_var = op.Mul(op.Mul(slope, s.inv_std), s.batch_weight)
-    through_mean = op.Mul(avg_g, s.batch_weight)
-    rest = op.Sub(op.Sub(g, op.Mul(s.centred, through_var)), through_mean)
-    return op.Mul(rest, op.Mul(op.Reshape(s.scale, op.ints(*_per_channel(n))), s.inv_std))
-
-
-def _per_channel(n: Place) -> tuple[int, ...]:
-    return (1, -1, *(1,) * (len(n.shape(0)) - 1))
+    # a g + u x + v, with everything per channel in u and v.
+    weight = op.Mul(s.slope, s.batch_weight)
+    u = op.Neg(op.Mul(weight, op.Mul(q, s.inv_std)))
+    v = op.Sub(op.Neg(op.Mul(weight, avg_g)), op.Mul(u, s.batch_mean))
+    return op.Add(op.Add(op.Mul(g, s.slope), op.Mul(x, u)), v)
 
 
 defvjp("BatchNormalization", _batch_norm)

@@ -89,7 +89,8 @@ def _replaceable(output: Path) -> bool:
 
 
 def _write_graphs(folder: Path, graphs: Graphs) -> None:
-    models = dict(zip(GRAPHS, (graphs.infer, graphs.forward, graphs.backward), strict=True))
+    ordered = (graphs.infer, graphs.probe, graphs.forward, graphs.backward)
+    models = dict(zip(GRAPHS, ordered, strict=True))
     shared: dict[bytes, tuple[int, int]] = {}
     with (folder / WEIGHTS).open("wb") as file:
         for model in models.values():

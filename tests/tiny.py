@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,6 +51,7 @@ KEYS = [
     "model",
     "time",
     "source",
+    "engine",
 ]
 
 
@@ -84,14 +86,15 @@ def write_class_folders(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def export_tiny(folder: Path) -> Bundle:
+def export_tiny(folder: Path, **options: Any) -> Bundle:
     """Train the network, unless another test file has, and export it to folder/tiny."""
     weights = folder / "weights.pth"
     torch.save(_trained(), weights)
     source = load_source(
         "tests.tiny:network", weights=str(weights), image_size=SIDE, resize=SIDE, classes=6
     )
-    return export_bundle(source, folder / "tiny", labels=[Label(name) for name in CLASSES])
+    labels = [Label(name) for name in CLASSES]
+    return export_bundle(source, folder / "tiny", labels=labels, **options)
 
 
 def tiny_settings(**changes: object) -> BurstSettings:
@@ -113,6 +116,7 @@ def constant_calibration(
         points=(point,),
         f=Quadratic(0.0, 0.0, accuracy, 0.0, high, 3.0, 21),
         description="by hand",
+        engine="onnxruntime",
     )
 
 
