@@ -120,7 +120,9 @@ def calibrate(
         if on_point is not None:
             on_point(len(points), len(todo), point)
     ordered = [points[key] for key in todo]
-    calibration = Calibration.from_points(bundle.manifest, settings, ordered, description)
+    calibration = Calibration.from_points(
+        bundle.manifest, settings, ordered, description, engine.name
+    )
     calibration.write(bundle.folder)
     partial.remove()
     return calibration

@@ -148,6 +148,7 @@ class Calibration:
         points: the windows it was fitted to.
         f: accuracy from weighted flips per 1,000 counted from the deployed labels.
         description: where the images came from, in words.
+        engine: name of the one that finished it; f is valid on every other.
     """
 
     model: str
@@ -157,6 +158,7 @@ class Calibration:
     points: tuple[Point, ...]
     f: Quadratic
     description: str
+    engine: str
 
     @classmethod
     def from_points(
@@ -165,6 +167,7 @@ class Calibration:
         settings: BurstSettings,
         points: Sequence[Point],
         description: str,
+        engine: str,
     ) -> Calibration:
         """Fit f to the points of a model."""
         f = Quadratic.fit([p.weighted_flips for p in points], [p.accuracy for p in points])
@@ -176,6 +179,7 @@ class Calibration:
             points=tuple(points),
             f=f,
             description=description,
+            engine=engine,
         )
 
     def fits(self, manifest: Manifest) -> bool:
@@ -215,6 +219,7 @@ class Calibration:
             "fingerprint": self.fingerprint,
             "preprocessing": self.preprocessing,
             "description": self.description,
+            "engine": self.engine,
             "settings": self.settings.to_json(),
             "f": asdict(self.f),
             "points": [asdict(p) for p in self.points],
@@ -263,6 +268,7 @@ class Calibration:
                 points=tuple(Point(**point) for point in record["points"]),
                 f=Quadratic(**record["f"]),
                 description=record["description"],
+                engine=record.get("engine", "onnxruntime"),  # the only one before it was recorded
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EdgewfError(

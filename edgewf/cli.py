@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_MODEL = "efficientnet_lite0"
+ENGINES = ("auto", "tensorrt", "ort-tensorrt", "ort-cuda", "openvino", "onnxruntime")
 EXIT_ALERT = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -85,6 +86,7 @@ Examples:
   edgewf export --model resnet18 --weights checkpoint.pth --classes 12 --labels names.txt
   edgewf export --model mypackage.nets:build --image-size 160 --output bundles/mine
   edgewf export --onnx classifier.onnx --mean 0.5 --std 0.5
+  edgewf export --model resnet50 --precision fp16 --memory low
 """
 )
 @click.option(
@@ -115,6 +117,20 @@ Examples:
     metavar="DIR",
     help="Bundle folder to write.  [default: bundles/NAME]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16: half-precision convolutions and activations, for GPUs.",
+)
+@click.option(
+    "--memory",
+    type=click.Choice(["normal", "low"]),
+    default="normal",
+    show_default=True,
+    help="low: a step keeps fewer activations and computes more again.",
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 def export(
     model: str | None,
@@ -123,6 +139,8 @@ def export(
     classes: int | None,
     labels: str | None,
     output: Path | None,
+    precision: str,
+    memory: str,
     force: bool,
     **preprocessing: Any,
 ) -> None:
@@ -153,7 +171,14 @@ def export(
             classes=classes if classes or onnx or names is None else len(names),
             **preprocessing,
         )
-        bundle = export_bundle(source, folder, labels=names, overwrite=force)
+        bundle = export_bundle(
+            source,
+            folder,
+            labels=names,
+            precision=precision,
+            low_memory=memory == "low",
+            overwrite=force,
+        )
     console.print(bundle_report(bundle))
 
 
@@ -172,6 +197,22 @@ def inspect(bundle: Path, as_json: bool) -> None:
         _console().print(bundle_report(loaded))
 
 
+@main.command(epilog="Example: edgewf doctor --json | jq .engines")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine has, and which engines can run on it."""
+    from edgewf.doctor import examine
+    from edgewf.doctor.table import doctor_report
+
+    console = _console()
+    with console.status("looking around"):
+        findings = examine()
+    if as_json:
+        click.echo(json.dumps(findings))
+    else:
+        console.print(doctor_report(findings))
+
+
 def _burst_options(command: Command) -> Command:
     options = [
         click.option("--objective", type=click.Choice(["tent", "rdumb"]), help="What adapts."),
@@ -187,7 +228,15 @@ def _burst_options(command: Command) -> Command:
         click.option("--learning-rate", type=float, metavar="LR", help="Of the SGD steps."),
         click.option("--seed", type=click.IntRange(0), metavar="N", help="Of every random order."),
         click.option(
-            "--threads", type=click.IntRange(1), metavar="N", help="Threads of the engine."
+            "--engine",
+            "engine_name",
+            type=click.Choice(ENGINES),
+            default=ENGINES[0],
+            show_default=True,
+            help="What runs the model; `edgewf doctor` says which can.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(1), metavar="N", help="Threads of a CPU engine."
         ),
     ]
     for option in reversed(options):
@@ -217,6 +266,7 @@ def calibrate(
     data: str,
     windows: int | None,
     description: str | None,
+    engine_name: str,
     threads: int | None,
     **burst: Any,
 ) -> None:
@@ -224,7 +274,7 @@ def calibrate(
     from edgewf.bundle import Bundle
     from edgewf.calibrate import calibrate as run
     from edgewf.calibrate import draw_windows
-    from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+    from edgewf.engines.select import select_engine
     from edgewf.images import labelled_images
     from edgewf.report import calibration_progress, calibration_report
 
@@ -234,12 +284,13 @@ def calibrate(
     images = labelled_images(data, loaded.labels)
     count = windows or min(2, max(1, len(images) // settings.window))
     drawn = draw_windows(images, settings, count)
-    engine = OnnxRuntimeCPU(loaded, threads)
+    selection = select_engine(engine_name, loaded, threads)
+    click.echo(f"edgewf: {selection}", err=True)
     with calibration_progress(console) as on_point:
         try:
             result = run(
                 loaded,
-                engine,
+                selection.engine,
                 drawn,
                 settings,
                 description=description or str(data),
@@ -267,13 +318,14 @@ def estimate(
     data: str,
     labelled: bool,
     as_json: bool,
+    engine_name: str,
     threads: int | None,
     **burst: Any,
 ) -> None:
     """Estimate the accuracy on one window drawn from images or a video."""
     import time
 
-    from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+    from edgewf.engines.select import select_engine
     from edgewf.estimation import Estimator
     from edgewf.report import burst_progress, estimate_report
     from edgewf.stream import draw_window, open_source
@@ -281,11 +333,13 @@ def estimate(
     console = _console()
     loaded, calibration, settings = _open(bundle, burst)
     # Refuses settings that do not fit before it reads a long video.
-    estimator = Estimator(loaded, OnnxRuntimeCPU(loaded, threads), calibration, settings)
+    selection = select_engine(engine_name, loaded, threads)
+    estimator = Estimator(loaded, selection.engine, calibration, settings)
     source = open_source(data, labels=loaded.labels if labelled else None, seed=settings.seed)
     window, available = draw_window(
         source, loaded.manifest.preprocessing, settings.window, settings.seed
     )
+    click.echo(f"edgewf: {selection}", err=True)
     with burst_progress(console) as progress:
         result = estimator(
             window.images, window.labels, source=source.uri, time=time.time(), progress=progress
@@ -335,11 +389,12 @@ def monitor(
     hook: str | None,
     max_windows: int | None,
     stride: int,
+    engine_name: str,
     threads: int | None,
     **burst: Any,
 ) -> None:
     """Watch a stream and estimate the accuracy window by window."""
-    from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+    from edgewf.engines.select import select_engine
     from edgewf.estimation import Estimator
     from edgewf.monitor import Listener
     from edgewf.monitor import monitor as run
@@ -355,7 +410,8 @@ def monitor(
             f"--alert-below needs an accuracy, and {bundle} has no calibration: run "
             f"`edgewf calibrate {bundle} --data DIR` first"
         )
-    estimator = Estimator(loaded, OnnxRuntimeCPU(loaded, threads), calibration, settings)
+    selection = select_engine(engine_name, loaded, threads)
+    estimator = Estimator(loaded, selection.engine, calibration, settings)
     source = open_source(uri, labels=loaded.labels if labelled else None, seed=settings.seed)
     alert = None if alert_below is None else AlertBelow(alert_below, hook)
     listeners: list[Listener] = [] if alert is None else [alert]
@@ -366,6 +422,7 @@ def monitor(
     session = Session(
         loaded.manifest.model, source.uri, source.frames_total, settings.window, alert
     )
+    click.echo(f"edgewf: {selection}", err=True)
     shared_terminal = as_json and sys.stdout.isatty()
     listeners.append(open_display(session, live=False if shared_terminal else None))
     summary = run(
@@ -395,7 +452,10 @@ def _open(folder: Path, burst: dict[str, Any]) -> tuple[Bundle, Calibration | No
             f"run `edgewf calibrate {folder} --data DIR` on labelled images",
             err=True,
         )
-    return bundle, calibration, base.with_changes(**burst)
+    settings = base.with_changes(**burst)
+    if calibration is not None:
+        calibration.check(bundle.manifest, settings)  # before an engine is built, which may last
+    return bundle, calibration, settings
 
 
 def _bundle_name(model: str | None, onnx: str | None) -> str:

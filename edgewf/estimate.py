@@ -24,6 +24,7 @@ class Estimate:
         model: name of the exported model.
         time: end of the window, seconds since the epoch, UTC.
         source: where the frames came from.
+        engine: name of the engine that ran the burst.
         true_accuracy: percent, where labels were given.
     """
 
@@ -39,6 +40,7 @@ class Estimate:
     model: str
     time: float
     source: str
+    engine: str
     true_accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class Estimate:
             "model": self.model,
             "time": round(self.time, 3),
             "source": self.source,
+            "engine": self.engine,
         }
         if self.true_accuracy is not None:
             record["true_accuracy"] = _rounded(self.true_accuracy)

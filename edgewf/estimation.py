@@ -85,6 +85,7 @@ class Estimator:
             model=self.manifest.model,
             time=time,
             source=source,
+            engine=self.engine.name,
             true_accuracy=truth,
         )
 

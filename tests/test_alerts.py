@@ -32,6 +32,7 @@ BASE = Estimate(
     model="efficientnet_lite0",
     time=1790000000.0,
     source="demo",
+    engine="onnxruntime",
 )
 
 HOOK = """\

@@ -45,7 +45,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def calibration(bundle: Bundle) -> Calibration:
     falling = points(lambda x: 90 - 0.3 * x + 2e-4 * x**2)
-    return Calibration.from_points(bundle.manifest, SETTINGS, falling, "by hand")
+    return Calibration.from_points(bundle.manifest, SETTINGS, falling, "by hand", "onnxruntime")
 
 
 @given(
@@ -284,8 +284,10 @@ def test_damage_is_refused_with_the_file_and_the_fix(calibration: Calibration, n
 def test_a_text_cut_anywhere_is_refused(share: float) -> None:
     f = Quadratic(0.0, -0.1, 80.0, 0.0, 100.0, 2.0, 21)
     preprocessing: dict[str, Any] = {"image_size": 32}
-    whole = Calibration("m", "ab" * 32, preprocessing, SETTINGS, points(lambda x: 50), f, "here")
-    text = whole.to_text().rstrip()
+    calibration = Calibration(
+        "m", "ab" * 32, preprocessing, SETTINGS, points(lambda x: 50), f, "here", "e"
+    )
+    text = calibration.to_text().rstrip()
     with pytest.raises(EdgewfError, match="damaged"):
         Calibration.from_text(text[: int(share * len(text))], "here.json")
 

@@ -22,6 +22,7 @@ from edgewf import __version__
 from edgewf.bundle import CALIBRATION, Bundle
 from edgewf.calibration import Calibration
 from edgewf.cli import main
+from edgewf.engines.select import CANDIDATES
 from edgewf.settings import BurstSettings
 from tests.tiny import (
     CLASSES,
@@ -33,7 +34,7 @@ from tests.tiny import (
     write_class_folders,
 )
 
-COMMANDS = ["export", "inspect", "calibrate", "estimate", "monitor"]
+COMMANDS = ["export", "inspect", "doctor", "calibrate", "estimate", "monitor"]
 SETTINGS = tiny_settings(window=16, batch_size=8, steps=2)
 BURST = ["--window", "16", "--batch-size", "8", "--steps", "2", "--threads", "1"]
 
@@ -137,6 +138,22 @@ def test_estimate_prints_one_json_object_and_nothing_else(calibrated: str, data:
     assert 0 <= low < 50 < high <= 100
     assert (record["model"], record["source"]) == ("network", data)
     assert record["flags"] == []
+
+
+def test_the_engine_asked_for_runs_and_is_recorded(calibrated: str, data: str) -> None:
+    arguments = ["estimate", calibrated, "--data", data, "--json", "--threads", "1"]
+    result = succeed(*arguments, "--engine", "onnxruntime")
+    assert only_object(result)["engine"] == "onnxruntime"
+    assert "edgewf: engine onnxruntime: as asked for\n" in result.stderr
+    result = succeed(*arguments)
+    assert f"edgewf: engine {only_object(result)['engine']}: the fastest" in result.stderr
+
+
+def test_an_engine_that_cannot_run_is_refused(calibrated: str, data: str) -> None:
+    if next(CANDIDATES[0].lacks(), None) is None:
+        pytest.skip("TensorRT can run on this machine")
+    message = r"engine tensorrt cannot run here: .+; or let --engine auto choose"
+    fail(message, "estimate", calibrated, "--data", data, "--engine", "tensorrt")
 
 
 def test_labelled_adds_the_truth(calibrated: str, data: str) -> None:

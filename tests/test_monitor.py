@@ -50,6 +50,7 @@ def brightness(
         model="brightness",
         time=time,
         source=source,
+        engine="onnxruntime",
         true_accuracy=None if labels is None else 100.0 * float((labels == 0).mean()),
     )
 

@@ -30,6 +30,7 @@ def an_estimate(accuracy: float | None = 71.25, source: str = "demo") -> Estimat
         model="efficientnet_lite0",
         time=1790000000.5,
         source=source,
+        engine="onnxruntime",
     )
 
 

@@ -75,7 +75,11 @@ class BurstRecord:
 
 
 class Engine(Protocol):
-    """A runtime that holds the three graphs of a bundle and the state of one burst."""
+    """A runtime that holds the graphs of a bundle and the state of one burst.
+
+    Attributes:
+        name: as `--engine` spells it; estimates record it.
+    """
 
     name: str
 

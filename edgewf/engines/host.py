@@ -1,0 +1,149 @@
+"""Engines whose burst lives in host memory: all but how a runtime runs the graphs.
+
+`HostEngine` keeps affine vector, velocity, running mean and tables in NumPy and calls
+`edgewf.kernels.reference`; a runtime adds three methods that run graphs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewf.bundle import Bundle
+from edgewf.engines import BurstRecord, Float32, Images, Predictions, StepTrace
+from edgewf.kernels import reference
+from edgewf.settings import BurstSettings
+
+LogitsGradient = Callable[[Float32], Float32]
+"""From logits [B, K] to the gradient of a loss with respect to them, times the bundle's loss scale;
+both float32."""
+
+
+class HostEngine(ABC):
+    """The burst of `edgewf.engines.Engine` on the host.
+
+    The deployed graph, the deployed affine vector and the bundle's files are never written to:
+    a burst works on its own copy of `affine`.
+
+    Attributes:
+        name: as `--engine` spells it.
+        bundle: what the engine runs.
+        affine: float32 [P], the burst's own.
+        source_weight: float32 [1], the running statistics' part of those in use.
+    """
+
+    name: str
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.affine = bundle.affine.copy()
+        self.source_weight = np.zeros(1, np.float32)
+        self._velocity = np.zeros_like(self.affine)
+        self._settings: BurstSettings | None = None
+        self._mean: NDArray[np.float64] | None = None
+        self._deployed: list[Predictions] = []
+        self._before: list[Predictions] = []
+        self._after: list[Predictions] = []
+        self._steps: list[StepTrace] = []
+
+    @abstractmethod
+    def infer(self, images: Images) -> Float32:
+        """Return the deployed network's logits [B, K] for uint8 [B, S, S, 3]."""
+
+    @abstractmethod
+    def adapted_logits(self, images: Images) -> Float32:
+        """Return logits [B, K] under the burst's statistics and affine vector."""
+
+    @abstractmethod
+    def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:
+        """Return the gradient [P] of a loss with respect to `affine`.
+
+        Args:
+            images: uint8 [B, S, S, 3].
+            dlogits: called once, with the batch's logits; it may not keep them, the runtime
+                owns their memory.
+        """
+
+    def affine_gradient(self, images: Images, dlogits: Float32) -> tuple[Float32, Float32]:
+        """Return logits [B, K] and the gradient [P] of sum(dlogits * logits)."""
+        seen: list[Float32] = []
+
+        def constant(logits: Float32) -> Float32:
+            seen.append(logits.copy())
+            return dlogits
+
+        gradient = self.gradient(images, constant)
+        return seen[0], gradient
+
+    def reset(self, settings: BurstSettings) -> None:
+        self._settings = settings
+        self.source_weight = np.array([settings.source_weight], np.float32)
+        self.affine = self.bundle.affine.copy()
+        self._velocity = np.zeros_like(self.affine)
+        self._mean = None
+        self._deployed, self._before, self._after, self._steps = [], [], [], []
+
+    def record(self, images: Images) -> None:
+        self._deployed.append(_predictions(self.infer(images)))
+        self._before.append(_predictions(self.adapted_logits(images)))
+
+    def probe(self, images: Images) -> None:
+        self._after.append(_predictions(self.adapted_logits(images)))
+
+    def step(self, images: Images) -> None:
+        settings = self._settings
+        assert settings is not None, "reset() starts a burst"
+        loss_scale = self.bundle.manifest.loss_scale
+        seen: list[reference.Rows] = []
+
+        def objective(logits: Float32) -> Float32:
+            seen.append(reference.em_objective(logits, settings.kernel_objective, self._mean))
+            scaled: Float32 = seen[0].dlogits * np.float32(loss_scale)
+            return scaled
+
+        gradient = self.gradient(images, objective)
+        (rows,) = seen
+        selected, self._mean = reference.em_reduce(rows, self._mean)
+        moved = reference.sgd_update(
+            self.affine,
+            self._velocity,
+            gradient,
+            n_selected=selected,
+            learning_rate=settings.learning_rate,
+            momentum=settings.momentum,
+            loss_scale=loss_scale,
+        )
+        self._steps.append(
+            StepTrace(
+                samples=len(images),
+                mean_entropy=float(rows.entropy.mean()),
+                reliable=int(rows.reliable.sum()),
+                selected=selected,
+                moved=moved,
+            )
+        )
+
+    def read(self) -> BurstRecord:
+        return BurstRecord(
+            deployed=_joined(self._deployed),
+            before=_joined(self._before),
+            after=_joined(self._after),
+            steps=tuple(self._steps),
+            affine_change=float(np.linalg.norm(self.affine - self.bundle.affine)),
+        )
+
+
+def _predictions(logits: Float32) -> Predictions:
+    p, _, _ = reference.softmax_entropy(logits)
+    return Predictions(reference.labels(logits), p.max(axis=1))
+
+
+def _joined(parts: list[Predictions]) -> Predictions:
+    if not parts:
+        return Predictions(np.zeros(0, np.int64), np.zeros(0))
+    return Predictions(
+        np.concatenate([p.label for p in parts]), np.concatenate([p.confidence for p in parts])
+    )

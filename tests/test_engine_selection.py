@@ -1,0 +1,115 @@
+"""Which engine is chosen, and what a choice that cannot be had says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from edgewf.bundle import Bundle
+from edgewf.cli import ENGINES
+from edgewf.engines import Engine, select
+from edgewf.engines.select import AUTO, CANDIDATES, Candidate, Lack, select_engine
+from edgewf.errors import EdgewfError
+from tests.tiny import export_tiny
+
+TENSORRT, ORT_TENSORRT, ORT_CUDA, OPENVINO, ONNXRUNTIME = CANDIDATES
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny(tmp_path_factory.mktemp("selection"))
+
+
+def lacking(candidate: Candidate, what: str | None = None) -> Candidate:
+    """A copy that lacks something, or nothing."""
+
+    def lacks() -> Iterator[Lack]:
+        if what is not None:
+            yield Lack(what, "get one")
+            yield Lack("time", "wait")
+
+    return replace(candidate, lacks=lacks)
+
+
+def test_the_command_line_offers_every_engine() -> None:
+    assert list(ENGINES) == [AUTO, *(candidate.name for candidate in CANDIDATES)]
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_an_engine_asked_for_is_loaded(bundle: Bundle, name: str) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    selection = select_engine(name, bundle, threads=1)
+    assert selection.engine.name == name
+    assert str(selection) == f"engine {name}: as asked for"
+
+
+def test_an_unknown_engine_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(EdgewfError, match=r"unknown engine 'tpu': use one of auto, tensorrt, .*"):
+        select_engine("tpu", bundle)
+
+
+def test_an_engine_that_cannot_run_says_all_that_is_missing(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "CANDIDATES", (lacking(ONNXRUNTIME, "no processor"),))
+    with pytest.raises(EdgewfError, match=r"onnxruntime cannot run .*no processor: get one; time:"):
+        select_engine("onnxruntime", bundle)
+
+
+def test_auto_takes_the_first_that_can_run_and_says_what_the_better_ones_lack(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = (
+        lacking(TENSORRT, "no GPU"),
+        lacking(ORT_CUDA, "no CUDA"),
+        lacking(ORT_TENSORRT, "no GPU"),
+        replace(OPENVINO, automatic=True, lacks=ONNXRUNTIME.lacks, factory=ONNXRUNTIME.factory),
+        replace(ONNXRUNTIME, factory="tests.test_engine_selection:refuse"),
+    )
+    monkeypatch.setattr(select, "CANDIDATES", candidates)
+    assert select_engine(AUTO, bundle, threads=1).reason == (
+        "the fastest that can run here (tensorrt, ort-tensorrt: no GPU; ort-cuda: no CUDA)"
+    )
+
+
+def test_auto_passes_over_what_does_not_load_and_what_was_not_measured_here(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = replace(lacking(TENSORRT), factory="tests.test_engine_selection:refuse")
+    slow = replace(lacking(OPENVINO), automatic=False)
+    monkeypatch.setattr(select, "CANDIDATES", (broken, slow, ONNXRUNTIME))
+    selection = select_engine(AUTO, bundle, threads=1)
+    assert selection.engine.name == "onnxruntime"
+    assert selection.reason == "the fastest that can run here (tensorrt: out of memory)"
+
+
+def refuse(bundle: Bundle, threads: int | None) -> Engine:
+    raise EdgewfError("out of memory")
+
+
+def test_selection_imports_only_the_chosen_runtime(bundle: Bundle) -> None:
+    script = f"""
+import sys
+from edgewf.bundle import Bundle
+from edgewf.engines.select import select_engine
+select_engine("onnxruntime", Bundle.load({str(bundle.folder)!r}), 1)
+print([name for name in ("openvino", "tensorrt", "pycuda", "torch", "onnx") if name in sys.modules])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_gpu_engines_name_the_driver_that_is_missing(bundle: Bundle) -> None:
+    first = next(TENSORRT.lacks(), None)
+    if first is None or "driver" not in first.what:
+        pytest.skip("this machine has an NVIDIA driver")
+    for name in ("tensorrt", "ort-tensorrt", "ort-cuda"):
+        with pytest.raises(EdgewfError, match=rf"engine {name} cannot run here: no NVIDIA driver"):
+            select_engine(name, bundle)
