@@ -30,10 +30,16 @@ from edgewf.export.normalisation import (
 
 # Values of these operators are computed again from their inputs instead of being saved: one pass
 # over memory, as reading them back would be. Reductions are not here, their results are small.
-_RECOMPUTED = frozenset(
-    "Add Sub Mul Div Neg Relu LeakyRelu Clip Sigmoid HardSigmoid HardSwish Tanh Softplus Exp "
-    "Sqrt Pow Erf DepthToSpace Concat Split Slice Reshape Flatten Squeeze Unsqueeze Transpose Pad MaxPool AveragePool".split()
+_CHEAP_OPERATORS = (
+    "Add Sub Mul Div Neg Relu LeakyRelu Clip Sigmoid HardSigmoid HardSwish Tanh Softplus Exp Sqrt "
+    "Pow Erf DepthToSpace Concat Split Slice Reshape Flatten Squeeze Unsqueeze Transpose Pad "
+    "MaxPool AveragePool"
 )
+_RECOMPUTED = frozenset(_CHEAP_OPERATORS.split())
+
+# Multiply-adds an output element up to which a convolution that makes its input larger is computed
+# again, too. At 64 it reads a quarter or less of what it writes and is bound by memory itself.
+_CHEAP = 64
 
 
 def differentiate(graph: ir.Graph, model_name: str, *, low_memory: bool = False) -> ir.Model:
@@ -42,8 +48,7 @@ def differentiate(graph: ir.Graph, model_name: str, *, low_memory: bool = False)
     Args:
         graph: the deployed network, `images` -> `logits`, in canonical form (see `canonical`).
         model_name: for error messages.
-        low_memory: compute convolutions again, too, where that saves memory: those whose output
-            is larger than their input.
+        low_memory: compute every convolution again whose output is larger than its input.
 
     Raises:
         EdgewfError: an operator on the way has no gradient rule, or not for its form.
@@ -164,12 +169,15 @@ class _Tape:
         return self._residual(value.name, [BATCH, *static_shape(value)])
 
     def _is_recomputed(self, node: ir.Node) -> bool:
-        if not self._low_memory or node.op_type != "Conv":
+        if node.op_type != "Conv":
             return node.op_type in _RECOMPUTED
-        x, y = node.inputs[0], node.outputs[0]
+        x, weight, y = node.inputs[0], node.inputs[1], node.outputs[0]
         assert x is not None
+        assert weight is not None
         # The network's input stays out: it is no value of the graphs, which take uint8 frames.
-        return x.producer() is not None and math.prod(static_shape(y)) > math.prod(static_shape(x))
+        if x.producer() is None or math.prod(static_shape(y)) <= math.prod(static_shape(x)):
+            return False
+        return self._low_memory or math.prod(static_shape(weight)) <= _CHEAP
 
     def _again(self, node: ir.Node, value: ir.Value) -> ir.Value:
         inputs = tuple(None if x is None else self.seen(x) for x in node.inputs)

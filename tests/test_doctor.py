@@ -251,7 +251,7 @@ def test_the_tables_show_machine_and_engines(orin: Path) -> None:
     with console.capture() as capture:
         console.print(doctor_report(examine(orin)))
     text = capture.get()
-    for shown in ("36.4.7", "6.2.1", "HD Pro Webcam C920", "7.4 GiB", "ort-tensorrt", "opencv"):
+    for shown in ("36.4.7", "6.2.1", "HD Pro Webcam C920", "7.4 GiB", "openvino", "opencv"):
         assert shown in text
 
 

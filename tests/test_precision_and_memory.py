@@ -123,7 +123,7 @@ def test_overflow_skips_the_step(half: Bundle) -> None:
 def test_low_memory_is_the_same_mathematics(
     plain: Bundle, low: Bundle, images: NDArray[np.uint8]
 ) -> None:
-    assert low.manifest.residual_bytes < 0.6 * plain.manifest.residual_bytes
+    assert low.manifest.residual_bytes < 0.8 * plain.manifest.residual_bytes
     assert 0 < low.manifest.recomputed < 0.25
     assert plain.manifest.recomputed == 0
     expected = entropy_gradient(OnnxRuntimeCPU(plain, threads=2), images)
