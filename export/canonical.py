@@ -16,11 +16,12 @@ import onnx_ir.passes.common as passes
 from onnxscript import version_converter
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import rewrite
-from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
+from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule, max_min_rule, min_max_rule
 
-from edgewf.errors import EdgewfError
 from edgewf.export.builder import IR_VERSION, OPSET, initializer
+from edgewf.export.interface import check_classifier, fix_interface
 from edgewf.export.normalisation import BATCH
+from edgewf.export.refusals import check_batch_norm, check_plain
 from edgewf.export.rewrites import (
     drop_expansions,
     drop_whole_scatters,
@@ -32,13 +33,23 @@ from edgewf.export.rewrites import (
 _FOLD_LIMIT = 1 << 24  # bytes; beyond it a folded constant would only bloat the bundle
 
 
-def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> ir.Model:
+def canonicalize(
+    model: ir.Model,
+    name: str,
+    image_size: int | None = None,
+    *,
+    head: str | None = None,
+    unfold: str | None = None,
+) -> ir.Model:
     """Return `model` in canonical form (changed in place).
 
     Args:
         model: a classifier read from a file or written by a source.
         name: for error messages.
         image_size: side of the input where the model leaves it open, in pixels.
+        head: the output that holds the logits, where there are several.
+        unfold: how to write the model again with its BatchNorm layers apart, for a source that
+            may have folded them.
 
     Raises:
         EdgewfError: more than one input or output, a folded or missing BatchNorm, or an input
@@ -48,14 +59,16 @@ def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> i
     if model.graph.opset_imports.get("", OPSET) != OPSET:
         version_converter.convert_version(model, OPSET, fallback=True)
     passes.InlinePass()(model)
-    passes.RemoveInitializersFromInputsPass()(model)
     graph = model.graph
-    batch = _fix_interface(graph, name, image_size)
+    batch = fix_interface(graph, name, image_size, head)
     _fold(model)
     while _free_reshapes_of_batch(graph, batch):
         _fold(model)
-    if any(node.op_type == "Pad" for node in graph):
+    kinds = {node.op_type for node in graph}
+    if "Pad" in kinds:
         rewrite(model, pattern_rewrite_rules=[fuse_pad_into_conv_rule])
+    if kinds >= {"Max", "Min"}:
+        rewrite(model, pattern_rewrite_rules=[max_min_rule, min_max_rule])
     _drop_softmax(graph)
     _drop_zero_biases(graph)
     _drop_whole_slices(graph)
@@ -67,9 +80,9 @@ def canonicalize(model: ir.Model, name: str, image_size: int | None = None) -> i
     slice_partial_splits(graph)
     _fold(model)
     passes.ClearMetadataAndDocStringPass()(model)
-    _check_plain(graph, name)
-    classes = _check_classifier(graph, name)
-    _check_batch_norm(graph, name)
+    check_plain(graph, name)
+    classes = check_classifier(graph, name)
+    check_batch_norm(graph, name, unfold)
     graph.outputs[0].name = "logits"
     graph.outputs[0].shape = ir.Shape([BATCH, classes])
     model.ir_version = IR_VERSION
@@ -100,47 +113,6 @@ def _is_small_constant(node: ir.Node) -> bool | None:
     """Fold also what the folder leaves alone by default, such as ConstantOfShape."""
     known = all(x is None or x.const_value is not None for x in node.inputs)
     return True if known and node.inputs else None
-
-
-def _fix_interface(graph: ir.Graph, name: str, image_size: int | None) -> int | None:
-    """Name and free the input; return the batch size that the graph was fixed to, if any."""
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise EdgewfError(
-            f"{name}: the model has {len(graph.inputs)} inputs "
-            f"({', '.join(str(v.name) for v in graph.inputs)}) and {len(graph.outputs)} outputs "
-            f"({', '.join(str(v.name) for v in graph.outputs)}); "
-            "edgewf takes one batch of images and one batch of logits: export the main head alone"
-        )
-    images = graph.inputs[0]
-    if images.dtype != ir.DataType.FLOAT or images.shape is None or len(images.shape) != 4:
-        raise EdgewfError(
-            f"{name}: input {images.name!r} is {images.dtype} {images.shape}, expected float32 "
-            "[batch, 3, height, width]"
-        )
-    batch, channels, height, width = images.shape
-    if channels != 3:
-        raise EdgewfError(
-            f"{name}: input {images.name!r} has the shape {images.shape}; the second axis must be "
-            "the 3 RGB channels (re-export channels-last models as NCHW)"
-        )
-    if isinstance(height, int) and height != width:
-        raise EdgewfError(
-            f"{name}: input {images.name!r} is {height} x {width} pixels; edgewf feeds squares"
-        )
-    size = height if isinstance(height, int) else image_size
-    if size is None:
-        raise EdgewfError(f"{name}: the input's height and width are open: give --image-size S")
-    if image_size not in (None, size):
-        raise EdgewfError(
-            f"{name}: the graph is fixed to {size} pixels, not --image-size {image_size}: "
-            "leave the option out, or re-export the model with that size"
-        )
-    images.shape = ir.Shape([BATCH, 3, size, size])
-    images.name = "images"
-    output = graph.outputs[0]
-    if output.shape is not None and len(output.shape) == 2:
-        output.shape = ir.Shape([BATCH, output.shape[1]])
-    return batch if isinstance(batch, int) else None
 
 
 def _free_reshapes_of_batch(graph: ir.Graph, batch: int | None) -> int:
@@ -240,71 +212,3 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
         ):
             node.outputs[0].replace_all_uses_with(source)
             graph.remove(node, safe=True)
-
-
-def _check_plain(graph: ir.Graph, name: str) -> None:
-    for node in graph:
-        if any(isinstance(a.value, ir.Graph) for a in node.attributes.values()):
-            raise EdgewfError(
-                f"{name}: {node.op_type} {node.name!r} runs a part of the graph on a condition; "
-                "edgewf differentiates plain graphs: re-export the model without control flow"
-            )
-        if node.op_type == "Dropout" and len(node.inputs) > 2:
-            # Folding drops those that are off.
-            raise EdgewfError(
-                f"{name}: Dropout {node.name!r} is in training mode; "
-                "export the model in evaluation mode: model.eval()"
-            )
-
-
-def _check_classifier(graph: ir.Graph, name: str) -> int:
-    """Return the number of classes."""
-    logits = graph.outputs[0]
-    shape = logits.shape
-    if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 2:
-        raise EdgewfError(
-            f"{name}: output {logits.name!r} has the shape {shape}; expected [batch, classes] "
-            "with at least 2 classes: edgewf monitors classifiers"
-        )
-    node = logits.producer()
-    for x in node.inputs if node is not None else ():
-        if x is None or x.const_value is not None or x.shape is None:
-            continue
-        if isinstance(x.shape[0], int):
-            raise EdgewfError(
-                f"{name}: the graph is fixed to batches of {x.shape[0]} (at {x.name!r}): "
-                "re-export the model with a dynamic batch axis"
-            )
-    return shape[1]
-
-
-def _check_batch_norm(graph: ir.Graph, name: str) -> None:
-    nodes = [node for node in graph if node.op_type == "BatchNormalization"]
-    if not nodes:
-        convolutions = sum(node.op_type == "Conv" for node in graph)
-        raise EdgewfError(
-            f"{name}: no BatchNormalization layer among {len(graph)} nodes ({convolutions} "
-            "convolutions). Either the model has none, and edgewf cannot adapt it, or the exporter "
-            "folded them into the convolutions: re-export with torch.onnx.export(..., "
-            "training=TrainingMode.PRESERVE, do_constant_folding=False, dynamo=False) or "
-            "(..., dynamo=True, optimize=False)"
-        )
-    for node in nodes:
-        if any(x is None or x.const_value is None for x in node.inputs[1:5]):
-            raise EdgewfError(
-                f"{name}: BatchNormalization {node.name!r} has parameters computed by the graph; "
-                "edgewf needs them as stored weights"
-            )
-        if node.attributes.get_int("training_mode", 0):
-            raise EdgewfError(
-                f"{name}: BatchNormalization {node.name!r} is in training mode; "
-                "export the model in evaluation mode: model.eval()"
-            )
-        for x in node.inputs[1:5]:
-            assert x is not None
-            assert x.const_value is not None
-            if x.const_value.dtype != ir.DataType.FLOAT:
-                raise EdgewfError(
-                    f"{name}: BatchNormalization {node.name!r} stores {x.name!r} as "
-                    f"{x.const_value.dtype}; export the model in float32"
-                )

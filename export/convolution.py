@@ -117,9 +117,9 @@ def _flipped(
     out, into = channels[0] // group, channels[1] // group
     axes = range(2, 2 + len(kernel))
     if max(kernel) > 1:
-        every = len(kernel) * [-1]
-        lowest = len(kernel) * [-(2**31)]
-        weight = op.Slice(weight, op.ints(*every), op.ints(*lowest), op.ints(*axes), op.ints(*every))
+        back = op.ints(*(-1 for _ in axes))
+        lowest = op.ints(*(-(2**31) for _ in axes))
+        weight = op.Slice(weight, back, lowest, op.ints(*axes), back)
     if out == into == 1:
         return weight
     if group == 1:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgewf.errors import EdgewfError
-from edgewf.export.builder import OPSET, Builder, float_array, graph_value
+from edgewf.export.builder import OPSET, Builder, graph_value
 from edgewf.export.normalisation import (
     BATCH,
     STATISTICS,

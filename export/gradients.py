@@ -3,8 +3,9 @@
 A rule takes `(op, g, n)`: a builder for the backward graph, the gradient of the node's output,
 and the node's place in the forward graph (`n.y` and `n.x(i)` are its values as the backward graph
 sees them, `n.shape(i)` the static shape of input i without the batch, `n.others` the gradients of
-further outputs, for operators in SEVERAL_OUTPUTS). It returns the gradient of one input. Weights are frozen, so only inputs that carry activations have rules; BatchNormalization
-alone also has one for its scale and shift, kept in `n.affine_grads`.
+further outputs, for operators in SEVERAL_OUTPUTS). It returns the gradient of one input. Weights
+are frozen, so only inputs that carry activations have rules; BatchNormalization alone also has
+one for its scale and shift, kept in `n.affine_grads`.
 """
 
 from __future__ import annotations
@@ -364,9 +365,27 @@ def _sum_stacks(op: Builder, g: ir.Value, n: Place, i: int) -> ir.Value:
     return op.ReduceSum(g, op.ints(*axes), keepdims=1) if axes else g
 
 
+def _einsum(i: int) -> Rule:
+    """The same product with the places of the output and of input i exchanged."""
+
+    def rule(op: Builder, g: ir.Value, n: Place) -> ir.Value:
+        terms, arrow, out = n.attribute("equation").replace(" ", "").partition("->")
+        inputs = terms.split(",")
+        if not arrow or len(inputs) != 2 or "." in terms:
+            raise NotImplementedError(f"the equation {n.attribute('equation')!r}")
+        mine, other = inputs[i], inputs[1 - i]
+        alone = set(mine) - set(other) - set(out)
+        if alone or any(len(set(term)) < len(term) for term in inputs):
+            raise NotImplementedError("sums over one operand, or diagonals")
+        return op.Einsum(g, n.x(1 - i), equation=f"{out},{other}->{mine}")
+
+    return rule
+
+
 defvjp("Conv", conv_input_gradient)
 defvjp("Gemm", _gemm)
 defvjp("MatMul", _matmul_left, _matmul_right)
+defvjp("Einsum", _einsum(0), _einsum(1))
 
 
 # Normalisation of one image at a time -----------------------------------------------------------

@@ -37,6 +37,8 @@ def to_half(graph: ir.Graph, single_outputs: frozenset[str]) -> None:
         floats = [i for i, x in enumerate(node.inputs) if x is not None and x.dtype in _FLOATS]
         if not floats or node.op_type == "Cast":
             continue
+        if node.op_type == "Resize":
+            floats = [0]  # scales are float32 in any case
         dtype = _dtype(node)
         for i in floats:
             value = node.inputs[i]

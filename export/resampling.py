@@ -19,8 +19,6 @@ from edgewf.export.builder import OPSET, Builder
 if TYPE_CHECKING:
     from edgewf.export.gradients import Place
 
-_PAD_MODES = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
-
 
 def pad(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     """Crop what was padded; negative pads cropped, and zeros come back."""
@@ -39,7 +37,7 @@ def pad(op: Builder, g: ir.Value, n: Place) -> ir.Value:
         if axis == 0 or min(before, after) < 0:
             raise NotImplementedError(f"{mode} padding of the batch or by negative amounts")
         size = n.shape(0)[axis - 1]
-        source = np.pad(np.arange(size), (before, after), mode=_PAD_MODES[mode])  # type: ignore[call-overload]
+        source = np.pad(np.arange(size), (before, after), mode=mode)  # both say reflect, edge
         g = _transposed_map(op, g, np.eye(size, dtype=np.float32)[source], axis, n)
     return g
 
@@ -100,7 +98,7 @@ def _resize_matrix(
     units = np.eye(size, dtype=np.float32)[:, None]  # one "image" a unit vector
     scales = np.array([1, 1, scale], np.float32)
     (result,) = ReferenceEvaluator(model).run(None, {"x": units, "scales": scales})
-    matrix = np.asarray(result, np.float32)[:, 0].T
+    matrix: NDArray[np.float32] = np.asarray(result, np.float32)[:, 0].T
     if matrix.shape != (out, size):
         raise NotImplementedError(f"a scale of {scale} from {size} to {out} pixels")
     return matrix

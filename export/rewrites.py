@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgewf.export.builder import Builder, initializer
 
 # They broadcast by themselves what an Expand before them spells out.
-_BROADCASTING = frozenset("Add Sub Mul Div".split())
+_BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 def drop_expansions(graph: ir.Graph) -> None:
@@ -147,9 +147,9 @@ def scale_resizes(graph: ir.Graph) -> None:
         node.replace_input_with(2, value)
 
 
-def _scale(size: int, out: int) -> np.float32:
-    """Return out / size, rounded so that its product with `size` is not below `out`."""
+def _scale(size: int, out: int) -> float:
+    """Return out / size, rounded so that its exact product with `size` is not below `out`."""
     scale = np.float32(out / size)
-    while math.floor(np.float32(size) * scale) < out:
+    if math.floor(size * float(scale)) < out:
         scale = np.nextafter(scale, np.float32(np.inf))
-    return scale
+    return float(scale)

@@ -9,14 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgewf.bundle import Bundle
@@ -29,24 +27,12 @@ from edgewf.export.sources.torchvision_models import import_torchvision
 from edgewf.export.torch_module import fingerprint
 from edgewf.images import read_image
 from edgewf.kernels.reference import Objective, em_objective
-from edgewf.preprocessing import Preprocessing
 from tests.cifar_resnet import resnet20
 from tests.datasets import require
+from tests.truth import Float64, autograd, batch_norms, prepare, relative
 
 MODELS = ("efficientnet_lite0", "resnet18", "resnet50", "mobilenet_v2")
 BATCH = 8
-PHOTOGRAPHS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
-
-Float64 = NDArray[np.float64]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,50 +85,9 @@ def exported(request: pytest.FixtureRequest, exports: Callable[[str], Exported])
     return exports(request.param)
 
 
-@pytest.fixture(scope="module")
-def photographs() -> list[Images]:
-    skimage = pytest.importorskip("skimage", reason="scikit-image ships the photographs")
-    return [read_image(Path(skimage.__file__).parent / "data" / name) for name in PHOTOGRAPHS]
-
-
-def prepare(preprocessing: Preprocessing, frames: list[Images]) -> tuple[Images, Tensor]:
-    """The same pixels as the graphs take them, and normalised in float64 for PyTorch."""
-    images = np.stack([preprocessing(frame) for frame in frames])
-    mean, std = (
-        torch.tensor(v, dtype=torch.float64).view(3, 1, 1)
-        for v in (preprocessing.mean, preprocessing.std)
-    )
-    return images, (torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255 - mean) / std
-
-
-def norms(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    return {k: m for k, m in module.named_modules() if isinstance(m, nn.BatchNorm2d)}
-
-
-def autograd(module: nn.Module, x: Tensor) -> tuple[Float64, Float64]:
-    """Logits under batch statistics, and the affine gradient of the entropy summed over images.
-
-    Everything but BatchNorm stays in evaluation mode: no dropout, no drop-connect.
-    """
-    module.to(x.dtype).eval()
-    layers = list(norms(module).values())
-    for layer in layers:
-        layer.train()
-        layer.momentum = 0.0
-    logits = module(x)
-    entropy = -(logits.softmax(1) * logits.log_softmax(1)).sum()
-    gradient = torch.autograd.grad(entropy, [p for m in layers for p in (m.weight, m.bias)])
-    module.eval()
-    return logits.detach().double().numpy(), torch.cat(gradient).double().numpy()
-
-
 def burst_gradient(engine: OnnxRuntimeCPU, images: Images) -> tuple[Float32, Float32]:
     logits = engine.adapted_logits(images)
     return engine.affine_gradient(images, em_objective(logits, Objective(), None).dlogits)
-
-
-def relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @dataclass(frozen=True)
@@ -205,7 +150,7 @@ def test_any_batch_size(exported: Exported, photographs: list[Images]) -> None:
 
 
 def test_affine_vector_follows_the_modules(exported: Exported) -> None:
-    layers = norms(exported.module)
+    layers = batch_norms(exported.module)
     expected = tuple((name, layer.num_features) for name, layer in layers.items())
     assert exported.bundle.manifest.layers == expected
     parameters = [p.detach() for layer in layers.values() for p in (layer.weight, layer.bias)]
@@ -369,7 +314,7 @@ def test_onnx_file_has_the_same_gradient(
     source = load_source(onnx=str(path))
     assert source.preprocessing == imagenet_convention(224)
     bundle = export_bundle(source, tmp_path / "bundle")
-    layers = norms(module)
+    layers = batch_norms(module)
     assert bundle.manifest.layers == tuple((k, m.num_features) for k, m in layers.items())
     images, truth = resnet18_truth
     truth.check(OnnxRuntimeCPU(bundle, threads=1), images)

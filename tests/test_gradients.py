@@ -100,9 +100,22 @@ def ints(*values: int) -> NDArray[np.int64]:
     return np.array(values, np.int64)
 
 
-def _second_half(net: Net, x: str) -> str:
-    net.nodes.append(helper.make_node("Split", [x], ["first", "second"], axis=1, num_outputs=2))
-    return "second"
+def _split(net: Net, x: str, axis: int, **sizes: Any) -> list[str]:
+    """`sizes`: num_outputs, or split with the sizes."""
+    split = sizes.pop("split", None)
+    inputs = [x] if split is None else [x, net.weight(ints(*split))]
+    pieces = [
+        f"Split_{len(net.nodes)}_{i}" for i in range(len(split or range(sizes["num_outputs"])))
+    ]
+    net.nodes.append(helper.make_node("Split", inputs, pieces, axis=axis, **sizes))
+    return pieces
+
+
+def _layer_mean(net: Net, x: str) -> str:
+    outputs = ["normalised", "layer mean"]
+    scale = net.weight(np.ones(5, np.float32))
+    net.nodes.append(helper.make_node("LayerNormalization", [x, scale], outputs))
+    return outputs[1]
 
 
 def _square(net: Net, x: str) -> str:
@@ -253,6 +266,11 @@ ELEMENTWISE: list[tuple[str, str, Operator, Mathematics]] = [
     ("HardSwish", "", lambda net, x: net.HardSwish(net.Mul(x, scalar(3))), lambda x: F.hardswish(3 * x)),
     ("Tanh", "", lambda net, x: net.Tanh(x), torch.tanh),
     ("Exp", "", lambda net, x: net.Exp(x), torch.exp),
+    ("Erf", "", lambda net, x: net.Erf(x), torch.erf),
+    ("Sqrt", "", lambda net, x: net.Sqrt(net.Exp(x)), lambda x: x.exp().sqrt()),
+    ("Pow", "square", lambda net, x: net.Pow(x, scalar(2)), torch.square),
+    ("Pow", "root", lambda net, x: net.Pow(net.Exp(x), scalar(0.3)), lambda x: x.exp() ** 0.3),
+    ("Pow", "cube", lambda net, x: net.Pow(x, scalar(3)), lambda x: x**3),
     ("Softplus", "", lambda net, x: net.Softplus(x), F.softplus),
     ("Mul", "silu", lambda net, x: net.Mul(x, net.Sigmoid(x)), F.silu),
     ("Add", "mish", lambda net, x: net.Mul(x, net.Tanh(net.Softplus(x))), F.mish),
@@ -507,6 +525,91 @@ def test_concat(folder: Path, axis: int) -> None:
     )
 
 
+@covers(("Split", 0))
+@few(16)
+@given(
+    axis=st.sampled_from([1, 2, 3, -1, -3]),
+    even=st.booleans(),
+    read=st.sets(st.integers(0, 2), min_size=1),
+)
+def test_split(folder: Path, axis: int, even: bool, read: set[int]) -> None:
+    """Res2Net's pieces; those that nothing reads have no gradient."""
+    sizes = [2, 2, 2] if even else [1, 3, 2]
+    how = {"num_outputs": 3} if even else {"split": sizes}
+
+    def operator(net: Net, x: str) -> str:
+        pieces = _split(net, net.Transpose(net.Tanh(x), perm=[0, 1, 2, 3]), axis, **how)
+        return net.Concat(*(net.Tanh(pieces[i]) for i in sorted(read)), axis=axis)
+
+    def mathematics(x: Tensor) -> Tensor:
+        pieces = x.tanh().split(sizes, axis)
+        return torch.cat([pieces[i].tanh() for i in sorted(read)], axis)
+
+    classifier = Classifier((6,), 8)
+    classifier.kernels = [classifier.normal(6, 3, 3, 3)]
+    classifier.check(folder, operator, mathematics)
+
+
+@covers(("Expand", 0))
+@few(12)
+@given(
+    axes=st.sampled_from([(2, 3), (1,), (3,), (1, 2, 3)]),
+    computed=st.booleans(),
+    alone=st.booleans(),
+)
+def test_expand(folder: Path, axes: tuple[int, ...], computed: bool, alone: bool) -> None:
+    """ECA's `x * y.expand_as(x)`, where it can go, and one that has to stay."""
+    size = (4, 4, 5)
+
+    def operator(net: Net, x: str) -> str:
+        small = net.ReduceMean(net.Tanh(x), ints(*axes), keepdims=1)
+        shape: Any = net.Shape(x) if computed else ints(1, *size)
+        large = net.Expand(small, shape)
+        return net.Tanh(large) if alone else net.Mul(large, x)
+
+    def mathematics(x: Tensor) -> Tensor:
+        large = x.tanh().mean(axes, keepdim=True).expand(-1, *size)
+        return large.tanh() if alone else large * x
+
+    Classifier((4,), 6).check(folder, operator, mathematics)
+
+
+def test_expand_before_arithmetic_is_bypassed() -> None:
+    classifier, net = Classifier((4,), 6), Net()
+    (x,) = classifier.branches(net)
+    y = net.Mul(x, net.Expand(net.GlobalAveragePool(x), net.Shape(x)))
+    logits = net.Gemm(net.Flatten(y), classifier.normal(80, CLASSES))
+    graph = canonicalize(net.model(logits, 6), "net").graph
+    assert not {"Expand", "Shape"} & {node.op_type for node in graph}
+
+
+def test_images_written_anew(folder: Path) -> None:
+    """GhostNet's `y += x` on a view of all channels, as PyTorch exports it."""
+
+    def operator(net: Net, x: str) -> str:
+        y = net.Concat(net.Tanh(x), net.Relu(x), axis=1)
+        count = net.Gather(net.Shape(y), np.array(0), axis=0)
+        rows = net.Unsqueeze(net.Range(np.array(0), count, np.array(1)), ints(-1))
+        return net.Tanh(net.ScatterND(y, rows, net.Add(y, y)))
+
+    Classifier((3,), 6).check(
+        folder, operator, lambda x: (2 * torch.cat([x.tanh(), x.relu()], 1)).tanh()
+    )
+
+
+@covers(("DepthToSpace", 0))
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_to_space(folder: Path, mode: str) -> None:
+    def mathematics(x: Tensor) -> Tensor:
+        if mode == "DCR":  # PyTorch shuffles pixels as CRD does
+            x = x.reshape(-1, 4, 3, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+        return F.pixel_shuffle(x, 2).tanh()
+
+    Classifier((12,), 6).check(
+        folder, lambda net, x: net.Tanh(net.DepthToSpace(x, blocksize=2, mode=mode)), mathematics
+    )
+
+
 @few(12)
 @given(channels=st.tuples(*[st.integers(1, 4)] * 3), flat=st.booleans())
 def test_concat_of_unequal_pieces(folder: Path, channels: tuple[int, int, int], flat: bool) -> None:
@@ -541,6 +644,70 @@ def test_pad(
         folder,
         lambda net, x: net.Tanh(net.Pad(net.Tanh(x), *inputs)),
         lambda x: F.pad(x.tanh(), torch_pads, value=value or 0.0).tanh(),
+    )
+
+
+@few(16)
+@given(
+    mode=st.sampled_from(["reflect", "edge"]),
+    pads=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    named=st.booleans(),
+)
+def test_pad_with_pixels_of_the_image(
+    folder: Path, mode: str, pads: list[int], named: bool
+) -> None:
+    top, left, bottom, right = pads
+    modes = {"reflect": "reflect", "edge": "replicate"}
+    if named:
+        inputs: list[Any] = [ints(left, top, right, bottom), None, ints(-1, 2)]
+    else:
+        inputs = [ints(0, 0, top, left, 0, 0, bottom, right)]
+    Classifier((3,), 7).check(
+        folder,
+        lambda net, x: net.Tanh(net.Pad(net.Tanh(x), *inputs, mode=mode)),
+        lambda x: F.pad(x.tanh(), (left, right, top, bottom), mode=modes[mode]).tanh(),
+    )
+
+
+RESIZES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("nearest", {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}, {}),
+    ("linear", {"coordinate_transformation_mode": "half_pixel"}, {"mode": "bilinear", "align_corners": False}),
+    ("linear", {"coordinate_transformation_mode": "align_corners"}, {"mode": "bilinear", "align_corners": True}),
+    ("cubic", {"coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": -0.75}, {"mode": "bicubic", "align_corners": False}),
+]  # fmt: skip
+
+
+@covers(("Resize", 0))
+@few(24)
+@given(
+    case=st.sampled_from(RESIZES),
+    size=st.tuples(st.integers(2, 13), st.integers(2, 13)) | st.sampled_from([(8, 10), (12, 5)]),
+    form=st.sampled_from(["scales", "sizes", "computed"]),
+)
+def test_resize(
+    folder: Path,
+    case: tuple[str, dict[str, Any], dict[str, Any]],
+    size: tuple[int, int],
+    form: str,
+) -> None:
+    """HRNet enlarges by whole factors; others by any, and to a size read from another value."""
+    mode, attributes, keywords = case
+    scales = np.array([1, 1, size[0] / 4, size[1] / 5], np.float32)
+    products = np.floor(np.array([4.0, 5.0]) * scales[2:])
+    assume(form != "scales" or tuple(products) == size)
+
+    def operator(net: Net, x: str) -> str:
+        x = net.Tanh(x)
+        if form == "scales":
+            return net.Tanh(net.Resize(x, None, scales, mode=mode, **attributes))
+        if form == "sizes":
+            sizes = net.Concat(net.Shape(x, start=0, end=1), ints(3, *size), axis=0)
+        else:
+            sizes = net.Concat(net.Slice(net.Shape(x), ints(0), ints(2)), ints(*size), axis=0)
+        return net.Tanh(net.Resize(x, None, None, sizes, mode=mode, **attributes))
+
+    Classifier((3,), 6).check(
+        folder, operator, lambda x: F.interpolate(x.tanh(), size, **keywords).tanh()
     )
 
 
@@ -600,6 +767,32 @@ def test_reductions(
         folder,
         lambda net, x: _square(net, net.append(op, net.Tanh(x), named, keepdims=int(keepdims))),
         lambda x: reduce(x.tanh(), axes, keepdim=keepdims) ** 2,
+    )
+
+
+@covers(("ReduceMax", 0))
+@few(8)
+@given(axes=st.sampled_from([(1,), (2, 3), (3,), (1, 2, 3)]), keepdims=st.booleans())
+def test_maximum_over_axes(folder: Path, axes: tuple[int, ...], keepdims: bool) -> None:
+    """Equal maxima share the gradient."""
+    keepdims = keepdims or len(axes) == 3
+    Classifier((4,), 6).check(
+        folder,
+        lambda net, x: _square(
+            net, net.ReduceMax(net.Concat(x, x, axis=3), ints(*axes), keepdims=int(keepdims))
+        ),
+        lambda x: torch.cat([x, x], 3).amax(axes, keepdim=keepdims) ** 2,
+    )
+
+
+@covers(("Softmax", 0))
+@pytest.mark.parametrize("axis", [1, 2, 3, -1, -2])
+def test_softmax_between_layers(folder: Path, axis: int) -> None:
+    """SKNet's choice of a branch, and attention."""
+    Classifier((4,), 6).check(
+        folder,
+        lambda net, x: net.Mul(net.Softmax(x, axis=axis), net.Tanh(x)),
+        lambda x: x.softmax(axis) * x.tanh(),
     )
 
 
@@ -846,6 +1039,44 @@ def test_automatic_padding(
     classifier.check(folder, operator, mathematics)
 
 
+@few(16)
+@given(
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    pads=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    channels=st.sampled_from([(1, 1, 1), (4, 6, 1), (4, 4, 4), (4, 6, 2)]),
+)
+def test_convolution_of_a_sequence(
+    folder: Path,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    pads: tuple[int, int],
+    channels: tuple[int, int, int],
+) -> None:
+    """ECA convolves along the channels."""
+    into, out, group = channels
+    classifier = Classifier((4,), 6)
+    weight = classifier.normal(out, into // group, kernel)
+    attributes = {"strides": [stride], "dilations": [dilation], "pads": pads, "group": group}
+    classifier.check(
+        folder,
+        lambda net, x: net.Tanh(
+            net.Conv(net.Reshape(net.Tanh(x), ints(0, into, -1)), weight, **attributes)
+        ),
+        lambda x: F.conv1d(
+            F.pad(x.tanh().reshape(BATCH, into, -1), pads),
+            torch.from_numpy(weight).double(),
+            None,
+            stride,
+            0,
+            dilation,
+            group,
+        ).tanh(),
+    )
+
+
 def test_pad_before_a_convolution(folder: Path) -> None:
     classifier = Classifier((4,), 8)
     weight = classifier.normal(5, 4, 3, 3)
@@ -894,6 +1125,84 @@ def test_matmul(folder: Path, rank: int) -> None:
         lambda net, x: net.Tanh(net.MatMul(net.Reshape(x, ints(*shape)), weight)),
         lambda x: (x.reshape(shape) @ torch.from_numpy(weight).double()).tanh(),
     )
+
+
+@covers(("MatMul", 1))
+@few(12)
+@given(heads=st.sampled_from([1, 2, 4]), shared=st.booleans(), constant=st.booleans())
+def test_attention(folder: Path, heads: int, shared: bool, constant: bool) -> None:
+    """Products of two activations, the second one shared by all heads (MobileNetV4) or not."""
+    mine = (-1, heads, 4 // heads, 20)
+    classifier = Classifier((4,), 6)
+    mixer = classifier.normal(*((heads,) if heads > 1 else ()), 3, 4 // heads)
+
+    def operator(net: Net, x: str) -> str:
+        a = net.Reshape(net.Tanh(x), ints(*mine))
+        b = net.ReduceMean(a, ints(1), keepdims=1) if shared else net.Relu(a)
+        if constant:
+            return net.Tanh(net.MatMul(mixer, a))
+        scores = net.Softmax(net.MatMul(a, net.Transpose(b, perm=[0, 1, 3, 2])), axis=-1)
+        return net.Tanh(net.MatMul(scores, b))
+
+    def mathematics(x: Tensor) -> Tensor:
+        a = x.tanh().reshape(mine)
+        b = a.mean(1, keepdim=True) if shared else a.relu()
+        if constant:
+            return (torch.from_numpy(mixer).double() @ a).tanh()
+        return ((a @ b.transpose(2, 3)).softmax(-1) @ b).tanh()
+
+    classifier.check(folder, operator, mathematics)
+
+
+@covers(("Einsum", 0), ("Einsum", 1))
+@pytest.mark.parametrize(
+    "equation",
+    ["bcij,bcik->bcjk", "b c i j, b d i j -> b c d", "bcij,bdij->bdcji", "bcij,bckl->bijkl"],
+)
+def test_einsum(folder: Path, equation: str) -> None:
+    Classifier((4,), 6).check(
+        folder,
+        lambda net, x: net.Tanh(net.Einsum(net.Tanh(x), net.Relu(x), equation=equation)),
+        lambda x: torch.einsum(equation, x.tanh(), x.relu()).tanh(),
+    )
+
+
+# Normalisation of one image at a time -----------------------------------------------------------
+
+
+@covers(("LayerNormalization", 0))
+@pytest.mark.parametrize("axis", [1, 2, 3, -1])
+def test_layer_norm(folder: Path, axis: int) -> None:
+    classifier = Classifier((4,), 6)
+    shape = (4, 4, 5)[axis - 1 if axis > 0 else axis :]
+    scale, bias = classifier.normal(*shape), classifier.normal(*shape)
+    parts = [torch.from_numpy(p).double() for p in (scale, bias)]
+    classifier.check(
+        folder,
+        lambda net, x: net.Tanh(
+            net.LayerNormalization(net.Tanh(x), scale, bias, axis=axis, epsilon=1e-3)
+        ),
+        lambda x: F.layer_norm(x.tanh(), shape, *parts, eps=1e-3).tanh(),
+    )
+
+
+@covers(("InstanceNormalization", 0))
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_group_norm(folder: Path, groups: int) -> None:
+    """PyTorch writes it as the normalisation of reshaped instances."""
+    classifier = Classifier((4,), 6)
+    scale, bias = classifier.normal(groups), classifier.normal(groups)
+
+    def operator(net: Net, x: str) -> str:
+        y = net.Reshape(net.Tanh(x), ints(0, groups, -1))
+        return net.Tanh(net.InstanceNormalization(y, scale, bias, epsilon=1e-3))
+
+    def mathematics(x: Tensor) -> Tensor:
+        parts = [torch.from_numpy(p).double() for p in (scale, bias)]
+        y = x.tanh().reshape(BATCH, groups, -1)
+        return F.instance_norm(y, None, None, *parts, eps=1e-3).tanh()
+
+    classifier.check(folder, operator, mathematics)
 
 
 # Batch normalisation ----------------------------------------------------------------------------
@@ -991,20 +1300,20 @@ def test_every_rule_has_a_test() -> None:
 # What has no rule -------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, int, Operator, list[str]]] = [
-    ("operator", 80, lambda net, x: net.Erf(x), ["ai.onnx::Erf", "respect to its input 0", "'node Erf_2'"]),
-    ("softmax", 80, lambda net, x: net.Softmax(x), ["ai.onnx::Softmax", "its input 0", "'node Softmax_2'"]),
-    ("input", 80, lambda net, x: net.MatMul(np.ones((4, 4, 4), np.float32), x), ["MatMul", "its input 1"]),
-    ("second output", 40, lambda net, x: _second_half(net, x), ["Split", "second output"]),
+    ("operator", 80, lambda net, x: net.Sin(x), ["ai.onnx::Sin", "respect to its input 0", "'node Sin_2'"]),
+    ("second output", 16, lambda net, x: _layer_mean(net, x), ["LayerNormalization", "second output"]),
+    ("powers", 80, lambda net, x: net.Pow(x, np.full(5, 2, np.float32)), ["Pow", "exponents that differ"]),
     ("batch slice", 80, lambda net, x: net.Slice(x, ints(0), ints(2), ints(0)), ["Slice", "a slice of the batch"]),
     ("negative step", 80, lambda net, x: net.Slice(x, ints(-1), ints(-9), ints(2), ints(-1)), ["Slice", "negative step"]),
     ("batch mean", 80, lambda net, x: net.Sub(x, net.ReduceMean(x, ints(0, 2), keepdims=1)), ["ReduceMean", "over the batch"]),
     ("sum of all", 80, lambda net, x: net.Div(x, net.ReduceSum(x, keepdims=1)), ["ReduceSum", "over the batch"]),
     ("batch concat", 80, lambda net, x: net.Concat(x, x, axis=0), ["Concat", "along the batch"]),
-    ("reflection", 168, lambda net, x: net.Pad(x, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), ["Pad", "reflect padding"]),
-    ("attention", 64, lambda net, x: net.MatMul(x, net.Transpose(x, perm=[0, 1, 3, 2])), ["MatMul", "its input 1 is computed"]),
-    ("stack", 80, lambda net, x: net.MatMul(x, np.ones((4, 5, 5), np.float32)), ["MatMul", "stack of matrices"]),
+    ("vector", 16, lambda net, x: net.MatMul(x, np.ones(5, np.float32)), ["MatMul", "with a vector"]),
+    ("antialias", 36, lambda net, x: net.Resize(x, None, np.array([1, 1, 0.75, 0.6], np.float32), mode="linear", antialias=1), ["Resize", "antialiasing"]),
+    ("sum in einsum", 16, lambda net, x: net.Einsum(x, x, equation="bcij,bcik->bci"), ["Einsum", "sums over one"]),
+    ("short einsum", 80, lambda net, x: net.Einsum(x, equation="bcij->bcji"), ["Einsum", "the equation"]),
     ("transposed batch", 80, lambda net, x: net.Gemm(net.Transpose(net.Flatten(x), perm=[1, 0]), np.ones((80, 80), np.float32), transA=1), ["Gemm", "transposed batch"]),
-    ("sequence", 36, lambda net, x: net.Conv(net.Reshape(x, ints(-1, 4, 20)), np.ones((2, 4, 3), np.float32)), ["Conv", "1-dimensional"]),
+    ("volume", 48, lambda net, x: net.MaxPool(net.Unsqueeze(x, ints(2)), kernel_shape=[1, 2, 2]), ["MaxPool", "3-dimensional"]),
     ("late window", 36, lambda net, x: net.MaxPool(x, kernel_shape=[2, 1], strides=[1, 3], ceil_mode=1), ["MaxPool", "start beyond"]),
     ("computed bound", 80, lambda net, x: net.Clip(x, net.ReduceMin(net.Abs("x"), keepdims=0)), ["Clip", "its input 1 is computed"]),
 ]  # fmt: skip

