@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("edgewf", "numpy", "onnxruntime", "opencv-python", "torch")
+PACKAGES = ("edgewf", "numpy", "onnxruntime", "openvino", "opencv-python", "torch")
 
 
 def describe_machine() -> dict[str, str]:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     from edgewf.bundle import Bundle
     from edgewf.calibration import Calibration
+    from edgewf.engines.tensorrt_builder import PlanBuilder
     from edgewf.settings import BurstSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_MODEL = "efficientnet_lite0"
-ENGINES = ("auto", "tensorrt", "ort-tensorrt", "ort-cuda", "openvino", "onnxruntime")
+ENGINES = ("auto", "openvino", "onnxruntime")
 EXIT_ALERT = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -85,23 +86,27 @@ Examples:
   edgewf export --model resnet50
   edgewf export --model resnet18 --weights checkpoint.pth --classes 12 --labels names.txt
   edgewf export --model mypackage.nets:build --image-size 160 --output bundles/mine
+  edgewf export --model classifier.pt2
   edgewf export --onnx classifier.onnx --mean 0.5 --std 0.5
   edgewf export --model resnet50 --precision fp16 --memory low
+  edgewf export --model mypackage.nets:build --check tensorrt
 """
 )
 @click.option(
     "--model",
-    metavar="NAME",
-    help="efficientnet_lite0 (the default), a torchvision name, or MODULE:CALLABLE.",
+    metavar="NAME|FILE",
+    help="efficientnet_lite0 (the default), a torchvision name, timm/NAME, MODULE:CALLABLE, or a "
+    "TorchScript, torch.export (.pt2) or ONNX file.",
 )
 @click.option(
     "--weights",
     metavar="default|none|FILE",
     default="default",
     show_default=True,
-    help="Published weights, random ones, or a PyTorch checkpoint.",
+    help="Published weights, random ones, or a PyTorch or safetensors checkpoint.",
 )
 @click.option("--onnx", metavar="FILE", help="An ONNX classifier with unfolded BatchNorm.")
+@click.option("--head", metavar="NAME", help="The output with the logits, of several.")
 @click.option("--classes", type=click.IntRange(2), metavar="N", help="Number of classes.")
 @click.option(
     "--labels", metavar="FILE", help="Class names: one a line, NAME or ID<TAB>NAME, or JSON."
@@ -131,16 +136,23 @@ Examples:
     show_default=True,
     help="low: a step keeps fewer activations and computes more again.",
 )
+@click.option(
+    "--check",
+    type=click.Choice(["tensorrt"]),
+    help="Then build every graph with TensorRT and say which node it refuses.",
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 def export(
     model: str | None,
     weights: str,
     onnx: str | None,
+    head: str | None,
     classes: int | None,
     labels: str | None,
     output: Path | None,
     precision: str,
     memory: str,
+    check: str | None,
     force: bool,
     **preprocessing: Any,
 ) -> None:
@@ -150,25 +162,30 @@ def export(
     console = _console()
     try:
         from edgewf.export.exporter import export_bundle
+        from edgewf.export.sources.model_file import is_file_name
         from edgewf.export.sources.registry import load_source
         from edgewf.export.storage import check_output
     except ImportError as error:
         raise EdgewfError(
             f"exporting needs {error.name}, which is not installed: pip install 'edgewf[export]'"
         ) from error
+    from edgewf.engines.tensorrt_builder import PlanBuilder
     from edgewf.labels import read_labels
     from edgewf.report import bundle_report
 
+    builder = PlanBuilder() if check == "tensorrt" else None  # fails before the work, if it does
     names = None if labels is None else read_labels(labels)
     chosen = None if onnx is not None else model or DEFAULT_MODEL
-    folder = output or Path("bundles") / _bundle_name(chosen, onnx)
+    file = chosen if chosen is not None and is_file_name(chosen) else onnx
+    folder = output or Path("bundles") / _bundle_name(chosen, file)
     check_output(folder, overwrite=force)
     with console.status(f"exporting {chosen or onnx}"):
         source = load_source(
             chosen,
             onnx=onnx,
+            head=head,
             weights=weights,
-            classes=classes if classes or onnx or names is None else len(names),
+            classes=classes if classes or file or names is None else len(names),
             **preprocessing,
         )
         bundle = export_bundle(
@@ -180,6 +197,8 @@ def export(
             overwrite=force,
         )
     console.print(bundle_report(bundle))
+    if builder is not None:
+        _check_tensorrt(console, builder, bundle)
 
 
 @main.command(epilog="Example: edgewf inspect bundles/efficientnet_lite0")
@@ -458,8 +477,24 @@ def _open(folder: Path, burst: dict[str, Any]) -> tuple[Bundle, Calibration | No
     return bundle, calibration, settings
 
 
-def _bundle_name(model: str | None, onnx: str | None) -> str:
-    return Path(onnx).stem if onnx is not None else str(model).rpartition(":")[2]
+def _check_tensorrt(console: Console, builder: PlanBuilder, bundle: Bundle) -> None:
+    """Show what TensorRT says of each graph; raise the first refusal."""
+    from edgewf.engines.tensorrt_builder import check_bundle
+    from edgewf.report import check_progress, check_report
+
+    with check_progress(console) as on_graph:
+        try:
+            verdicts = check_bundle(bundle, builder, on_graph)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the bundle {bundle.folder} is complete") from None
+    console.print(check_report(verdicts, builder.version))
+    refusal = next((v.error for v in verdicts if v.error is not None), None)
+    if refusal is not None:
+        raise refusal
+
+
+def _bundle_name(model: str | None, file: str | None) -> str:
+    return Path(file).stem if file is not None else str(model).rpartition(":")[2]
 
 
 def _console() -> Console:

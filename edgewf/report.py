@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from edgewf.bundle import GRAPHS, WEIGHTS, Bundle
 from edgewf.calibration import Calibration, Point
+from edgewf.engines.tensorrt_builder import Verdict
 from edgewf.estimate import Estimate
 from edgewf.monitor import MonitorSummary
 from edgewf.settings import BurstSettings
@@ -94,6 +95,27 @@ def bundle_report(bundle: Bundle) -> RenderableType:
     else:
         for name, value in _calibration_rows(calibration):
             table.add_row(name, value)
+    return table
+
+
+def check_report(verdicts: Sequence[Verdict], version: str) -> RenderableType:
+    """Return what `edgewf export --check tensorrt` shows."""
+    table = Table(title=Text(version), box=box.SIMPLE, title_justify="left")
+    table.add_column("graph", style="bold", no_wrap=True)
+    for name in ("layers", "seconds", "plan"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("TensorRT", no_wrap=True)
+    for verdict in verdicts:
+        if verdict.error is not None:
+            table.add_row(verdict.graph, "", "", "", Text("refused", style="red"))
+        else:
+            table.add_row(
+                verdict.graph,
+                f"{verdict.layers:,}",
+                f"{verdict.seconds:.1f}",
+                _size(verdict.plan_bytes),
+                Text("builds", style="green"),
+            )
     return table
 
 
@@ -175,6 +197,16 @@ def burst_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     with _progress(console) as progress:
         task = progress.add_task("burst", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def check_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Show the graph that TensorRT is at; yields the callback that `check_bundle` takes."""
+    with _progress(console) as progress:
+        task = progress.add_task("building", total=None)
+        yield lambda done, total, graph: progress.update(
+            task, completed=done, total=total, description=f"building {graph}"
+        )
 
 
 def _progress(console: Console) -> Progress:
