@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import onnx_ir as ir
 
 from edgewf.errors import EdgewfError
@@ -47,8 +46,9 @@ def load_torchscript(
             "torch.jit.optimize_for_inference"
         )
     size = image_size or 224
-    file = io.BytesIO()
-    with quiet_exporter(), refused(path, "cannot be converted to ONNX", size):
+    converting = refused(path, "cannot be converted to ONNX", size)
+    with tempfile.TemporaryDirectory() as folder, quiet_exporter(), converting:
+        file = Path(folder) / "model.onnx"
         # Scripted code is no Python to trace, so the exporter that reads it is the older one.
         torch.onnx.export(
             module.eval().float(),
@@ -61,7 +61,7 @@ def load_torchscript(
             do_constant_folding=False,
             dynamo=False,
         )
-    graph = ir.from_proto(onnx.load_from_string(file.getvalue()))
+        graph = ir.external_data.load_to_model(ir.load(file))
     advice = "save it before torch.jit.freeze and torch.jit.optimize_for_inference"
     return _source(path, canonicalize(graph, path, head=head, unfold=advice), state, classes)
 
