@@ -89,6 +89,9 @@ class BurstKernels:
 
     Pointers are device addresses of tensors that the engine owns; rows are packed, [B, K] in C
     order. 16-byte aligned tensors are read and written 16 bytes at a time.
+
+    Attributes:
+        geometry: threads of `objective`.
     """
 
     def __init__(
@@ -130,11 +133,11 @@ class BurstKernels:
         self._window = window
         self._classes = classes
         name, itemsize = C_TYPES[logits_dtype]
-        self._geometry = Geometry.of(classes, itemsize)
+        self.geometry = Geometry.of(classes, itemsize)
         self._arena = layout.Arena(classes, len(affine), window, steps)
         major, minor = cuda.Context.get_device().compute_capability()
         code = cubin(
-            f"sm_{major}{minor}", definitions(self._geometry, name, C_TYPES[dlogits_dtype][0])
+            f"sm_{major}{minor}", definitions(self.geometry, name, C_TYPES[dlogits_dtype][0])
         )
         try:
             self._module = cuda.module_from_buffer(code)
@@ -185,8 +188,8 @@ class BurstKernels:
             raise ValueError(f"batch of {batch} with room for {self._window}")
         if (mode == Mode.STEP) != bool(dlogits_ptr):
             raise ValueError(f"{mode.name} with dlogits at {dlogits_ptr:#x}")
-        rows = self._geometry.rows
-        grid, block = (-(-batch // rows), 1), (self._geometry.threads, 1, 1)
+        rows = self.geometry.rows
+        grid, block = (-(-batch // rows), 1), (self.geometry.threads, 1, 1)
         self._enqueue("em_objective", grid, block, int(mode), logits_ptr, dlogits_ptr, batch)
         if mode != Mode.STEP:
             self._enqueue("advance_window", (1, 1), (1, 1, 1), int(mode), batch)

@@ -9,7 +9,9 @@
 #ifdef __CUDACC__
 #define EDGEWF_BOTH __host__ __device__ __forceinline__
 #else
+#include <cassert>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #define EDGEWF_BOTH inline
 #endif
@@ -106,6 +108,7 @@ EDGEWF_BOTH void load_words(const void* at, unsigned* word) {
         asm volatile("ld.global.u32 %0, [%1];" : "=r"(word[0]) : "l"(from));
     }
 #else
+    assert(reinterpret_cast<std::uintptr_t>(at) % (4 * COUNT) == 0);  // the device would trap
     memcpy(word, at, 4 * COUNT);
 #endif
 }
@@ -125,6 +128,7 @@ EDGEWF_BOTH void store_words(const unsigned* word, void* at) {
         asm volatile("st.global.u32 [%0], %1;" ::"l"(to), "r"(word[0]) : "memory");
     }
 #else
+    assert(reinterpret_cast<std::uintptr_t>(at) % (4 * COUNT) == 0);
     memcpy(at, word, 4 * COUNT);
 #endif
 }

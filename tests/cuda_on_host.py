@@ -82,8 +82,10 @@ class Function:
 class Memory:
     """Device memory, on the host; aligned as cudaMalloc aligns."""
 
+    UNTOUCHED = 0xAB  # nothing may count on zeros
+
     def __init__(self, size: int) -> None:
-        self._block = np.full(size + 256, 0xAB, np.uint8)  # nothing may count on zeros
+        self._block = np.full(size + 256, self.UNTOUCHED, np.uint8)
 
     def __int__(self) -> int:
         return -(-self._block.ctypes.data // 256) * 256
@@ -98,17 +100,24 @@ def device_array(values: NDArray[Any], shift: int = 0) -> NDArray[Any]:
     return copy
 
 
-def driver(definitions: tuple[str, ...], *, backwards: bool = False) -> Any:
+def cubin(architecture: str, definitions: tuple[str, ...]) -> bytes:
+    """Stand in for compiler.cubin: `driver` builds these for the host."""
+    return "\0".join(definitions).encode()
+
+
+def driver(*, backwards: bool = False) -> Any:
     """Return what BurstKernels uses of pycuda.driver.
 
     Args:
-        definitions: macros to build the kernels with.
         backwards: run the threads of a block, and the blocks, from last to first.
     """
-    built = library(definitions)
 
     def copy(target: Any, source: Any, size: int) -> None:
         ctypes.memmove(target, source, size)
+
+    def module(code: bytes) -> Any:
+        built = library(tuple(code.decode().split("\0")))
+        return SimpleNamespace(get_function=lambda name: Function(built, name, backwards=backwards))
 
     return SimpleNamespace(
         Error=RuntimeError,
@@ -118,8 +127,7 @@ def driver(definitions: tuple[str, ...], *, backwards: bool = False) -> Any:
         mem_alloc=Memory,
         pagelocked_empty=np.empty,
         memcpy_htod=lambda to, array: copy(to, array.ctypes.data, array.nbytes),
+        memcpy_dtoh=lambda array, at: copy(array.ctypes.data, at, array.nbytes),
         memcpy_dtoh_async=lambda array, at, stream: copy(array.ctypes.data, at, array.nbytes),
-        module_from_buffer=lambda code: SimpleNamespace(
-            get_function=lambda name: Function(built, name, backwards=backwards)
-        ),
+        module_from_buffer=module,
     )

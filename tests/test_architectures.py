@@ -65,14 +65,18 @@ def test_gradient(
 
 
 def test_table(request: pytest.FixtureRequest) -> None:
-    """The table in the documentation names what is tested here, and nothing else."""
+    """The documentation's table lists architectures that are tested here, in their order."""
     path = request.config.getoption("--table")
     if path is not None:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(render(measured()))
-    listed = [
-        line.split("|")[1].strip() for line in TABLE.read_text().splitlines() if "| `" in line
-    ]
-    assert listed == [f"`{a.name}`" for a in (*TORCHVISION, *TIMM)]
+    known = [a.name for a in (*TORCHVISION, *TIMM)]
+    rows = [line.split("|") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
+    listed = [cells[1].strip(" `") for cells in rows]
+    assert listed == [name for name in known if name in set(listed)]
+    assert all(float(cells[4]) <= max(1e-3, 2.1 * float(cells[5])) for cells in rows)  # rounded
+    if len(listed) < len(known):
+        pytest.skip(f"{len(known) - len(listed)} are not measured yet: run `make architectures`")
 
 
 def render(rows: dict[str, Measurement]) -> str:
@@ -81,7 +85,7 @@ def render(rows: dict[str, Measurement]) -> str:
 Written by `make architectures` with {versions()}.
 
 Each network has random weights with random BatchNorm scales and shifts, and was exported as
-`edgewf export --model NAME --weights FILE --image-size S` does. The gradient of the mean entropy
+`edgewf export --model NAME --weights FILE --image-size S` does. The gradient of the entropy
 with respect to all scales and shifts, over a batch of photographs under batch statistics, was
 taken from the bundle's graphs in ONNX Runtime and compared with PyTorch's autograd in float64.
 "Error" is the relative L2 distance. It has to be at most 1e-3 or twice the distance of PyTorch's
@@ -90,10 +94,12 @@ gradient of a random network by more than all other rounding. P counts scales an
 are those of the infer, probe, forward and backward graphs. TensorRT: whether the ONNX parser of
 TensorRT for RTX takes all graphs.
 
-Of torchvision's classifiers with BatchNorm, regnet_y_128gf alone is missing: float64 gradients of
-its 645 million weights take more than 6 GB. Networks without BatchNorm (AlexNet, SqueezeNet,
-transformers, ConvNeXt, NFNets) cannot be adapted this way; export refuses them.
+Networks without BatchNorm (AlexNet, SqueezeNet, transformers, ConvNeXt, NFNets) cannot be adapted
+this way; export refuses them.
 """
+    waiting = [a.name for a in (*TORCHVISION, *TIMM) if a.name not in rows]
+    if waiting:
+        text += f"\nNot measured yet: {', '.join(waiting)}.\n"
     for title, architectures in (("torchvision", TORCHVISION), ("timm", TIMM)):
         known = [rows[a.name] for a in architectures if a.name in rows]
         text += f"\n## {title}: {len(known)} architectures\n\n"

@@ -220,6 +220,7 @@ class Classifier:
         change: Callable[[ir.Graph], None] | None = None,
         opset: int = OPSET,
         traced: int | None = None,
+        tolerance: float = TOLERANCE,
     ) -> None:
         """Compare logits and gradient.
 
@@ -234,8 +235,8 @@ class Classifier:
         engine.reset(burst)
         found_logits, found = engine.affine_gradient(self.images, dlogits)
         assert np.linalg.norm(gradient) > 0
-        assert relative(found_logits, logits) < TOLERANCE
-        assert relative(found, gradient) < TOLERANCE
+        assert relative(found_logits, logits) < tolerance
+        assert relative(found, gradient) < tolerance
 
 
 def relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -1253,7 +1254,8 @@ def test_batch_norm_of_vectors(folder: Path, source_samples: float) -> None:
         y = x.relu().mean((2, 3)) @ torch.from_numpy(weight).double()
         return second(first(y, share).tanh(), share).relu()
 
-    classifier.check(folder, operator, mathematics, source_samples)
+    # Vectors of few samples: E[x^2] - E[x]^2 over three values keeps fewer digits.
+    classifier.check(folder, operator, mathematics, source_samples, tolerance=2e-4)
 
 
 def test_epsilon_comes_from_the_layer(folder: Path) -> None:

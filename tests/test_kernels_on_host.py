@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.gpu import kernels as gpu_check
 from edgewf.engines import Predictions
 from edgewf.flips import count_flips, rank_weights
 from edgewf.kernels import device, layout, reference
-from edgewf.kernels.device import C_TYPES, BurstKernels, FloatType, Mode
+from edgewf.kernels.device import BurstKernels, FloatType, Mode
 from edgewf.kernels.geometry import Geometry
 from edgewf.kernels.reference import Objective
-from tests.cuda_on_host import device_array, driver, library
+from tests.cuda_on_host import Memory, cubin, device_array, driver, library
+from tests.hard_rows import hard_rows
 
 INF, NAN = math.inf, math.nan
 TENT = Objective()
@@ -28,7 +30,6 @@ STREAM = SimpleNamespace(synchronize=lambda: None)
 ANY_BUILD = device.definitions(Geometry.of(2, 4), "float", "float")
 
 Array = NDArray[Any]
-Make = Callable[..., BurstKernels]
 
 
 def kernels(
@@ -42,11 +43,9 @@ def kernels(
     loss_scale: float = 1.0,
     backwards: bool = False,
 ) -> BurstKernels:
-    name, size = C_TYPES[logits]
-    macros = device.definitions(Geometry.of(classes, size), name, C_TYPES[dlogits][0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "_pycuda", lambda: driver(macros, backwards=backwards))
-        patch.setattr(device, "cubin", lambda architecture, definitions: b"")
+        patch.setattr(device, "_pycuda", lambda: driver(backwards=backwards))
+        patch.setattr(device, "cubin", cubin)
         return BurstKernels(
             np.ones(3, np.float32) if affine is None else affine,
             classes=classes,
@@ -63,6 +62,16 @@ def peek(burst: BurstKernels, name: str) -> Array:
     """Return a copy of one of the burst's buffers."""
     block = np.frombuffer(ctypes.string_at(int(burst._memory), burst._arena.bytes), np.uint8)
     return burst._arena.view(block, name)
+
+
+def gaps(burst: BurstKernels) -> Array:
+    """Return the bytes between the burst's buffers."""
+    size = burst._arena.bytes
+    block = np.frombuffer(ctypes.string_at(int(burst._memory), size), np.uint8)
+    used = np.zeros(size, np.uint8)
+    for name in layout.POINTERS:
+        burst._arena.view(used, name).view(np.uint8)[...] = 1
+    return block[used == 0]
 
 
 def stored(x: Array, dtype: FloatType, shift: int = 0) -> tuple[Array, Array]:
@@ -185,35 +194,9 @@ def test_types(logits: FloatType, dlogits: FloatType, K: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=digits, atol=1e-5 * abs(expected).max())
 
 
-HARD_ROWS = {
-    "equal": [2.0, 2.0, 2.0],
-    "far apart": [1e4, 0.0, -1e4],
-    "far below zero": [-1e4, -1e4, -2e4],
-    "largest float32": [3.4e38, -3.4e38, 0.0],
-    "nearly certain": [0.0, 30.0, -5.0],
-    "tie in the maximum": [1.0, 5.0, 5.0],
-    "-inf": [1.0, -INF, 1.0],
-    "all but one -inf": [-INF, 5.0, -INF],
-    "+inf": [0.0, INF, 0.0],
-    "two +inf": [0.0, INF, INF],
-    "NaN": [NAN, 1.0, 3.0],
-    "NaN and +inf": [NAN, 0.0, INF],
-    "NaN and -inf": [NAN, -INF, -INF],
-    "all NaN": [NAN, NAN, NAN],
-    "all -inf": [-INF, -INF, -INF],
-}
-
-
 @pytest.mark.parametrize("K", [3, 11, 40, 600])
 def test_hard_rows(K: int) -> None:
-    """The three numbers at places that differ in thread, warp and chunk; the rest small or -inf."""
-    x = np.empty((3 * len(HARD_ROWS), K), np.float32)
-    for i, row in enumerate(HARD_ROWS.values()):
-        finite = np.array(row)[np.isfinite(row)]
-        low = finite.min() if len(finite) else -INF
-        for j, filler in enumerate((-INF, low, row[2])):
-            x[3 * i + j] = filler
-            x[3 * i + j, [0, K // 2, K - 1]] = row
+    x = hard_rows(K)
     burst = kernels(K, window=len(x))
     for objective in (TENT, eata(K)):
         burst.reset(objective, learning_rate=0.1, momentum=0.9)
@@ -246,6 +229,24 @@ def test_any_row(K: int, B: int, scale: float, seed: int, shift: int, weighted: 
     x = normal(B, K, scale, seed)
     found, _ = take_step(burst, x, shift=shift)
     check_rows(burst, found, reference.em_objective(x, objective, None))
+
+
+@pytest.mark.parametrize("K", [10, 300])
+def test_redundant_is_told_by_the_cosine_to_three_digits(K: int) -> None:
+    first, x = normal(8, K, 4), normal(8, K, 4, seed=1)
+    _, mean = reference.em_reduce(reference.em_objective(first, TENT, None), None)
+    assert mean is not None
+    p, _, _ = reference.softmax_entropy(x)
+    cosine = p @ mean / np.linalg.norm(p, axis=1) / np.linalg.norm(mean)
+    for d in (*(0.999 * cosine[:3]), *(1.001 * cosine[:3])):
+        objective = Objective(100.0, float(d))
+        burst = kernels(K)
+        burst.reset(objective, learning_rate=0.1, momentum=0.9)
+        take_step(burst, first)
+        reduce(burst, first)
+        update(burst, np.ones(3, np.float32))
+        found, _ = take_step(burst, x)
+        check_rows(burst, found, reference.em_objective(x, objective, mean))
 
 
 def test_ties_in_the_maximum_go_to_the_lowest_class_wherever_it_lies() -> None:
@@ -375,6 +376,7 @@ def test_more_than_there_is_room_for_is_refused_and_writes_nothing_outside() -> 
         record(burst, x)
     labels = reference.labels(x)
     np.testing.assert_array_equal(peek(burst, "label")[0], [*labels, *labels[:3]])
+    assert (gaps(burst) == Memory.UNTOUCHED).all()
     with pytest.raises(ValueError, match="10, 10 and 10 frames"):
         burst.read()
     burst.reset(TENT, learning_rate=0.1, momentum=0.9)
@@ -390,6 +392,32 @@ def test_more_than_there_is_room_for_is_refused_and_writes_nothing_outside() -> 
         burst.objective(Mode.DEPLOYED, x.ctypes.data, 9)
     with pytest.raises(ValueError, match="STEP"):
         burst.objective(Mode.STEP, x.ctypes.data, 5)
+
+
+def test_the_gpu_check_passes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_pycuda", driver)
+    monkeypatch.setattr(device, "cubin", cubin)
+    gpu = gpu_check.Gpu(driver(), STREAM)
+    pairs = gpu_check.PAIRS
+    few = gpu_check.correctness(gpu, classes=(3, 100), batches=(7,), pairs=(pairs[0], pairs[2]))
+    assert few == {"cases": 16, "failures": [], "passed": True}
+    again = gpu_check.reproducibility(gpu, B=8, K=100, runs=2)
+    assert again == {"runs": 2, "different": 1, "passed": True}
+
+
+def test_the_gpu_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_pycuda", driver)
+    monkeypatch.setattr(device, "cubin", cubin)
+    gpu = gpu_check.Gpu(driver(), STREAM)
+    x = normal(8, 10, 4)
+    monkeypatch.setattr(reference, "em_objective", wrong_objective)
+    found = gpu_check.compare(gpu, x, "float32", "float32", eata(10))
+    assert found == ["gradient of step 0", "gradient of step 1", "label"]
+
+
+def wrong_objective(*arguments: Any, right: Any = reference.em_objective) -> reference.Rows:
+    rows: reference.Rows = right(*arguments)
+    return replace(rows, dlogits=rows.dlogits * np.float32(1.001), label=rows.label + 1)
 
 
 def test_half_is_numpys() -> None:
