@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ def load_weights(module: nn.Module, path: str, name: str, unused: tuple[str, ...
         EdgewfError: unreadable file, or keys and shapes that do not fit the module.
     """
     keys, state = _unwrap(_read(path, name))
+    # Modules that changed between versions (torchvision's MNASNet) ask it for theirs.
+    versions = getattr(state, "_metadata", None) or getattr(module.state_dict(), "_metadata", {})
     if not state:
         raise EdgewfError(
             f"{path}: holds no state dict, bare or under one of {', '.join(_WRAPPERS)}: "
@@ -59,7 +62,9 @@ def load_weights(module: nn.Module, path: str, name: str, unused: tuple[str, ...
     _check_head(state, expected, path, name)
     try:
         # Counters are the only weights that a file may lack.
-        module.load_state_dict({**_counters(module), **state})
+        complete = OrderedDict({**_counters(module), **state})
+        complete._metadata = versions  # type: ignore[attr-defined]
+        module.load_state_dict(complete)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         raise EdgewfError(

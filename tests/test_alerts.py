@@ -103,7 +103,10 @@ def test_fired_outlives_the_alert() -> None:
     assert (alert.on, alert.fired) == (False, True)
 
 
-def test_the_hook_runs_at_changes_only_with_the_estimate(tmp_path: Path, hook: Path) -> None:
+def test_the_hook_runs_at_changes_only_with_the_estimate(
+    tmp_path: Path, hook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGEWF_DATA", raising=False)  # the tests' own
     log = tmp_path / "log"
     # The last argument would be two words, or a command, if a shell read it.
     alert = AlertBelow(60.5, python(hook, log, "$(id); a b"))

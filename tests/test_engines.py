@@ -158,7 +158,7 @@ def test_frames_need_not_be_contiguous(pair: tuple[HostEngine, HostEngine], wind
 
 def test_a_graph_that_openvino_refuses_is_named(bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(bundle.folder, tmp_path / "broken")
-    (tmp_path / "broken" / "forward.onnx").write_bytes(b"no graph")
+    (tmp_path / "broken" / "probe.onnx").write_bytes(b"no graph")
     engine = OpenVINOCPU(replace(bundle, folder=tmp_path / "broken"), threads=1)
     images, _ = crops(1, seed=1)
     with pytest.raises(EdgewfError, match=r"broken: OpenVINO 20\S+ cannot .*probe graph"):
