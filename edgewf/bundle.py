@@ -59,7 +59,7 @@ class Manifest:
         loss_scale: factor of `dlogits`, and so of the gradient; keeps small ones in range.
         residual_bytes: what forward keeps for backward, bytes an image.
         multiply_adds: of a step, forward and backward, an image.
-        recomputed: share of `multiply_adds` spent on saving memory.
+        recomputed: share of `multiply_adds` that low memory adds.
         files: size in bytes and SHA-256 of every other file.
         edgewf_version: of the exporter.
     """

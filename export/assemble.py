@@ -67,30 +67,31 @@ def assemble(
     affine = np.concatenate([float_array(layer.node.inputs[i]) for layer in layers for i in (1, 2)])
     embedding = embedding_of(deployed.graph).name
     assert embedding is not None
-    adapted = deployed.clone()
-    centre_convolutions(adapted.graph)
-    backward = differentiate(adapted.graph, model_name, low_memory=low_memory)
-    plain = differentiate(adapted.graph, model_name) if low_memory else backward
+    infer, forward = deployed.clone(), deployed.clone()
+    centre_convolutions(forward.graph)
+    backward = differentiate(forward.graph, model_name, low_memory=low_memory)
+    plain = differentiate(forward.graph, model_name) if low_memory else backward
     residuals = [str(v.name) for v in backward.graph.inputs if v.name not in BACKWARD_INPUTS]
-    infer = deployed.clone()
-    use_batch_statistics(adapted.graph)
-    take_frames(adapted.graph, preprocessing)
-    expose(adapted.graph, embedding, residuals)
-    forward = adapted
+    use_batch_statistics(forward.graph)
+    take_frames(forward.graph, preprocessing)
+    expose(forward.graph, embedding, residuals)
     take_frames(infer.graph, preprocessing)
-    for model in (infer, forward, backward, plain):
-        _finish(model)
+    models = {"infer": infer, "forward": forward, "backward": backward}
+    for name, model in models.items():
+        _finish(model, name)
+    if low_memory:
+        _finish(plain, "backward")
     forward_cost, cost, plain_cost = (multiply_adds(m.graph) for m in (forward, backward, plain))
     if precision == "fp16":
         _retype(infer, forward, backward)
+        for name, model in models.items():
+            _finish(model, name)
     probe = forward.clone()
     del probe.graph.outputs[-len(residuals) :]
-    models = {"infer": infer, "probe": probe, "forward": forward, "backward": backward}
-    for name, model in models.items():
-        model.graph.name = name
-        _finish(model)
+    _finish(probe, "probe")
     return Graphs(
         **models,
+        probe=probe,
         affine=affine,
         layers=[(x.name, x.channels) for x in layers],
         residual_bytes=residual_bytes(backward.graph, residuals),
@@ -111,7 +112,8 @@ def _retype(infer: ir.Model, forward: ir.Model, backward: ir.Model) -> None:
     to_half(backward.graph, frozenset({"affine_grad"}))
 
 
-def _finish(model: ir.Model) -> None:
+def _finish(model: ir.Model, name: str) -> None:
+    model.graph.name = name
     model.producer_name, model.producer_version = "edgewf", None
     passes.RemoveUnusedNodesPass()(model)
     passes.TopologicalSortPass()(model)

@@ -69,6 +69,24 @@ class Builder:
         """Return an int64 vector."""
         return self.constant(values, np.int64)
 
+    def insert(self, graph: ir.Graph, before: ir.Node | None = None) -> None:
+        """Put nodes and constants into `graph`, before a node of it or at the end."""
+        for constant in self.constants:
+            graph.register_initializer(constant)
+        if before is None:
+            graph.extend(self.nodes)
+        else:
+            graph.insert_before(before, self.nodes)
+
+    def replace(self, graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
+        """Insert in the place of `node`, whose only output hands its name and readers over."""
+        self.insert(graph, before=node)
+        old = node.outputs[0]
+        name, output.shape, output.type = old.name, old.shape, old.type
+        old.replace_all_uses_with(output, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        output.name = name
+
 
 def initializer(name: str, array: np.ndarray[Any, Any]) -> ir.Value:
     """Return a graph value that holds `array`."""

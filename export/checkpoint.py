@@ -49,8 +49,6 @@ def load_weights(module: nn.Module, path: str, name: str, unused: tuple[str, ...
         EdgewfError: unreadable file, or keys and shapes that do not fit the module.
     """
     keys, state = _unwrap(_read(path, name))
-    # Modules that changed between versions (torchvision's MNASNet) ask it for theirs.
-    versions = getattr(state, "_metadata", None) or getattr(module.state_dict(), "_metadata", {})
     if not state:
         raise EdgewfError(
             f"{path}: holds no state dict, bare or under one of {', '.join(_WRAPPERS)}: "
@@ -63,7 +61,8 @@ def load_weights(module: nn.Module, path: str, name: str, unused: tuple[str, ...
     try:
         # Counters are the only weights that a file may lack.
         complete = OrderedDict({**_counters(module), **state})
-        complete._metadata = versions  # type: ignore[attr-defined]
+        # A module that changed between versions (torchvision's MNASNet) looks for its own here.
+        complete._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
         module.load_state_dict(complete)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]

@@ -87,7 +87,7 @@ def use_batch_statistics(graph: ir.Graph) -> None:
     statistics: tuple[list[ir.Value], list[ir.Value]] = ([], [])
     for index, (layer, (scale, shift)) in enumerate(zip(layers, parts, strict=True)):
         node = layer.node
-        x, y = node.inputs[0], node.outputs[0]
+        x = node.inputs[0]
         assert x is not None
         op = Builder(f"norm{index}_")
         axes = op.ints(*layer.axes)
@@ -103,15 +103,9 @@ def use_batch_statistics(graph: ir.Graph) -> None:
             op, scale, shift, mixed_mean(op, layer, mean, mix), inv_std
         )
         output = op.Add(op.Mul(x, slope), intercept)
-        output.shape, output.type = y.shape, y.type
         for values, value in zip(statistics, (mean, inv_std), strict=True):
             values.append(op.Reshape(value, op.ints(-1)))
-        _register(graph, op)
-        graph.insert_before(node, op.nodes)
-        y_name = y.name
-        y.replace_all_uses_with(output, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        output.name = y_name
+        op.replace(graph, node, output)
     graph.inputs.extend((affine, weight))
     _prepend(graph, head)
     tail = Builder("statistics_")
@@ -120,7 +114,7 @@ def use_batch_statistics(graph: ir.Graph) -> None:
         vector.name = name
         vector.shape = ir.Shape([sum(layer.channels for layer in layers)])
         vector.type = ir.TensorType(ir.DataType.FLOAT)
-    graph.extend(tail.nodes)
+    tail.insert(graph)
 
 
 def expose(graph: ir.Graph, embedding: str, residuals: list[str]) -> None:
@@ -134,19 +128,11 @@ def expose(graph: ir.Graph, embedding: str, residuals: list[str]) -> None:
     flat = op.Reshape(features, op.ints(-1, math.prod(dims)))
     flat.name = "embedding"
     flat.shape, flat.type = ir.Shape([BATCH, math.prod(dims)]), features.type
-    _register(graph, op)
-    graph.extend(op.nodes)
+    op.insert(graph)
     graph.outputs.append(flat)
     graph.outputs.extend(values[name] for name in residuals)
 
 
-def _register(graph: ir.Graph, op: Builder) -> None:
-    for constant in op.constants:
-        graph.register_initializer(constant)
-
-
 def _prepend(graph: ir.Graph, op: Builder) -> None:
-    _register(graph, op)
-    first = graph.node(0)
-    graph.insert_before(first, op.nodes)
+    op.insert(graph, before=graph.node(0))
     graph.opset_imports[""] = OPSET

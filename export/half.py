@@ -1,7 +1,8 @@
 """Half precision as strongly typed mixed graphs: every type is in the graph, none is chosen later.
 
-Convolutions, linear layers and the elementwise work on activations run in float16. Sums run in
-float32, and with them all that has no batch axis: statistics, the affine vector, its gradient.
+Convolutions and linear layers run in float16, and so are their inputs and outputs, which are what
+lies in memory. Float32 is all that has no batch axis (statistics, the affine vector, its gradient),
+every sum, and the elementwise arithmetic that statistics enter.
 TensorRT 10 and later takes the types of the graph and no others.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgewf.export.builder import float_array, initializer
+from edgewf.export.builder import Builder, float_array, initializer
 from edgewf.export.normalisation import NormLayer, norm_layers
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -27,9 +28,10 @@ _VIEWS = frozenset({"Slice", "Transpose", "Reshape"})
 def to_half(graph: ir.Graph, single_outputs: frozenset[str]) -> None:
     """Retype a float32 graph in place.
 
-    Half precision starts at the first layer with weights and spreads: an operator with a half
-    operand runs in half, its float32 operands are cast. It ends at sums and at graph outputs
-    named in `single_outputs`. Graph inputs keep the type that they have.
+    Layers with weights run in half, and what they hand on stays half until it meets a computed
+    float32 value: a slope or a shift, a sum. From there on it is float32, up to the next layer
+    with weights. Graph inputs keep the type that they have; graph outputs named in
+    `single_outputs` end in float32.
     """
     _spell_out_norms(graph)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -117,25 +119,13 @@ def _cast_node(value: ir.Value, result: ir.Value) -> ir.Node:
 def _spell_out_norms(graph: ir.Graph) -> None:
     """Write the deployed network's BatchNormalization as slope and shift, rounded once."""
     for layer in norm_layers(graph):
-        slope, shift = _deployed_affine(layer)
-        values = [
-            initializer(f"{layer.node.outputs[0].name}.{name}", array)
-            for name, array in (("slope", slope), ("shift", shift))
-        ]
-        x, y = layer.node.inputs[0], layer.node.outputs[0]
-        scaled = ir.Value(name=f"{y.name}.scaled", shape=y.shape, type=y.type)
-        output = ir.Value(shape=y.shape, type=y.type)
-        nodes = [
-            ir.Node("", "Mul", [x, values[0]], outputs=[scaled], name=scaled.name),
-            ir.Node("", "Add", [scaled, values[1]], outputs=[output], name=f"{y.name}.shifted"),
-        ]
-        for value in values:
-            graph.register_initializer(value)
-        graph.insert_before(layer.node, nodes)
-        name = y.name
-        y.replace_all_uses_with(output, replace_graph_outputs=True)
-        graph.remove(layer.node, safe=True)
-        output.name = name
+        op = Builder(f"{layer.node.outputs[0].name}_")
+        slope, shift = (op.constant(array) for array in _deployed_affine(layer))
+        x = layer.node.inputs[0]
+        assert x is not None
+        scaled = op.Mul(x, slope)
+        scaled.shape, scaled.type = x.shape, x.type
+        op.replace(graph, layer.node, op.Add(scaled, shift))
 
 
 def _deployed_affine(

@@ -107,9 +107,7 @@ def slice_partial_splits(graph: ir.Graph) -> None:
                 part.shape, part.type = y.shape, y.type
                 y.replace_all_uses_with(part)
             start += size
-        for constant in op.constants:
-            graph.register_initializer(constant)
-        graph.insert_before(node, op.nodes)
+        op.insert(graph, before=node)
         graph.remove(node, safe=True)
 
 
