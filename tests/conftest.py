@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgewf.images import read_image
 from edgewf.preprocessing import Image
@@ -35,6 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="with --architectures all: write the coverage table to this Markdown file",
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch's depthwise convolutions in float64 crawl with more, when cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

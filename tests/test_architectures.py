@@ -6,11 +6,9 @@ By default the smallest of each kind; `make architectures` measures all and writ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from edgewf.engines import Images
 from edgewf.export.sources.torchvision_models import import_torchvision
@@ -20,14 +18,7 @@ ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "architectures.md"
 MEASURED = ROOT / "build" / "architectures.jsonl"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """PyTorch's depthwise convolutions in float64 crawl with more, when cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def measured() -> dict[str, Measurement]:

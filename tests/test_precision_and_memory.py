@@ -97,7 +97,7 @@ def test_types_are_where_they_belong(half: Bundle) -> None:
 
 
 def test_half_precision_agrees(plain: Bundle, half: Bundle, images: NDArray[np.uint8]) -> None:
-    """Rounding the weights alone moves this gradient by 4.4e-2 in float64, see the README."""
+    """Rounding the weights alone moves this gradient by 4.4e-2 in float64."""
     single, mixed = OnnxRuntimeCPU(plain, threads=2), OnnxRuntimeCPU(half, threads=2)
     assert relative(mixed.infer(images), single.infer(images)) < 1e-2
     assert relative(mixed.adapted_logits(images), single.adapted_logits(images)) < 5e-3
