@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -21,7 +22,8 @@ from rich.text import Text
 
 from edgewf.bundle import GRAPHS, WEIGHTS, Bundle
 from edgewf.calibration import Calibration, Point
-from edgewf.engines.tensorrt_builder import Verdict
+from edgewf.engines.tensorrt_builder import Batches, Verdict
+from edgewf.engines.tensorrt_plans import Target
 from edgewf.estimate import Estimate
 from edgewf.monitor import MonitorSummary
 from edgewf.settings import BurstSettings
@@ -116,6 +118,35 @@ def check_report(verdicts: Sequence[Verdict], version: str) -> RenderableType:
                 _size(verdict.plan_bytes),
                 Text("builds", style="green"),
             )
+    return table
+
+
+def build_record(
+    plans: Sequence[tuple[Path, bool]], target: Target, batches: Batches
+) -> dict[str, Any]:
+    """Return what `edgewf build --json` prints."""
+    return {
+        "tensorrt": target.tensorrt,
+        "gpu": target.gpu,
+        "batch": {"smallest": batches.smallest, "usual": batches.usual, "largest": batches.largest},
+        "engines": [
+            {"file": str(path), "bytes": path.stat().st_size, "built": built}
+            for path, built in plans
+        ],
+    }
+
+
+def build_report(
+    plans: Sequence[tuple[Path, bool]], target: Target, batches: Batches
+) -> RenderableType:
+    """Return what `edgewf build` shows."""
+    title = f"{target.tensorrt}, GPU {target.gpu}, batch {batches.smallest} to {batches.largest}"
+    table = Table(title=Text(title), box=box.SIMPLE, title_justify="left")
+    table.add_column("engine", style="bold", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for path, built in plans:
+        table.add_row(path.name, _size(path.stat().st_size), "built" if built else "was there")
     return table
 
 

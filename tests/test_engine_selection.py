@@ -16,7 +16,7 @@ from edgewf.engines.select import AUTO, CANDIDATES, Candidate, Lack, select_engi
 from edgewf.errors import EdgewfError
 from tests.tiny import export_tiny
 
-OPENVINO, ONNXRUNTIME = CANDIDATES
+*GPU, OPENVINO, ONNXRUNTIME = CANDIDATES
 FIRST, SECOND, THIRD = (replace(OPENVINO, name=name) for name in ("first", "second", "third"))
 
 
@@ -50,9 +50,7 @@ def test_an_engine_asked_for_is_loaded(bundle: Bundle, name: str) -> None:
 
 
 def test_an_unknown_engine_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(
-        EdgewfError, match=r"unknown engine 'tpu': use one of auto, openvino, onnxruntime"
-    ):
+    with pytest.raises(EdgewfError, match=r"unknown engine 'tpu': use one of auto, tensorrt, .*"):
         select_engine("tpu", bundle)
 
 
@@ -107,3 +105,12 @@ print([name for name in ("openvino", "tensorrt", "pycuda", "torch", "onnx") if n
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_gpu_engines_name_the_driver_that_is_missing(bundle: Bundle) -> None:
+    first = next(GPU[0].lacks(), None)
+    if first is None or "driver" not in first.what:
+        pytest.skip("this machine has an NVIDIA driver")
+    for candidate in GPU:
+        with pytest.raises(EdgewfError, match=r"engine \S+ cannot run here: no NVIDIA driver"):
+            select_engine(candidate.name, bundle)

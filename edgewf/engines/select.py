@@ -5,6 +5,7 @@ Only the chosen engine's file is imported, and with it its runtime.
 
 from __future__ import annotations
 
+import functools
 import pkgutil
 import platform
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from importlib.util import find_spec
 
 from edgewf.bundle import Bundle
 from edgewf.engines import Engine
+from edgewf.engines.cuda_devices import NoCudaError, cuda_driver
+from edgewf.engines.tensorrt_builder import INSTALL, MODULES
 from edgewf.errors import EdgewfError
 
 AUTO = "auto"
@@ -35,7 +38,7 @@ class Candidate:
         name: as `--engine` spells it.
         description: one line.
         factory: "module:class"; the class is called with a bundle and a number of threads,
-            which is None where the runtime may choose.
+            which is None where the runtime may choose and means nothing on a GPU.
         lacks: yields what is missing here, the cheapest to find out first; nothing if it can run.
         automatic: whether `auto` may choose it here.
     """
@@ -111,6 +114,37 @@ def _load(candidate: Candidate, bundle: Bundle, threads: int | None) -> Engine:
     return engine
 
 
+def tensorrt_module() -> str | None:
+    """Return the name of the TensorRT module that is installed, None without one."""
+    return next((name for name in MODULES if find_spec(name) is not None), None)
+
+
+def _gpu() -> Iterator[Lack]:
+    try:
+        cuda_driver()
+    except NoCudaError as error:
+        yield Lack(error.what, error.fix)
+    if find_spec("pycuda") is None:
+        yield Lack("no pycuda", "pip install pycuda (builds from source; needs nvcc on the PATH)")
+
+
+def _tensorrt() -> Iterator[Lack]:
+    yield from _gpu()
+    if tensorrt_module() is None:
+        yield Lack("no TensorRT module", INSTALL)
+
+
+def _provider(name: str) -> Iterator[Lack]:
+    yield from _gpu()
+    import onnxruntime
+
+    if name not in onnxruntime.get_available_providers():
+        yield Lack(
+            f"ONNX Runtime {onnxruntime.__version__} has no {name}",
+            "pip uninstall onnxruntime, then pip install 'edgewf[gpu]'",
+        )
+
+
 def _openvino() -> Iterator[Lack]:
     if find_spec("openvino") is None:
         yield Lack("OpenVINO is not installed", "pip install 'edgewf[openvino]'")
@@ -121,6 +155,24 @@ def _nothing() -> Iterator[Lack]:
 
 
 CANDIDATES = (
+    Candidate(
+        "tensorrt",
+        "TensorRT on an NVIDIA GPU",
+        "edgewf.engines.tensorrt:TensorRT",
+        _tensorrt,
+    ),
+    Candidate(
+        "ort-tensorrt",
+        "ONNX Runtime with TensorRT on an NVIDIA GPU",
+        "edgewf.engines.onnxruntime_gpu:OnnxRuntimeTensorRT",
+        functools.partial(_provider, "TensorrtExecutionProvider"),
+    ),
+    Candidate(
+        "ort-cuda",
+        "ONNX Runtime with CUDA on an NVIDIA GPU",
+        "edgewf.engines.onnxruntime_gpu:OnnxRuntimeCUDA",
+        functools.partial(_provider, "CUDAExecutionProvider"),
+    ),
     Candidate(
         "openvino",
         "OpenVINO on the CPU",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -87,13 +87,16 @@ class PlanBuilder:
         version: of TensorRT, with the module's name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] | None = None) -> None:
         """Load TensorRT.
+
+        Args:
+            modules: names of those that may be taken, best first; None for all.
 
         Raises:
             EdgewfError: no TensorRT module is installed, or none of them can build here.
         """
-        found = [name for name in MODULES if find_spec(name) is not None]
+        found = [name for name in modules or MODULES if find_spec(name) is not None]
         if not found:
             raise EdgewfError(f"no TensorRT module is installed: {INSTALL}; {INSTALL_WITHOUT_GPU}")
         refusals = []
@@ -148,6 +151,8 @@ class PlanBuilder:
         start = time.perf_counter()
         network, parser = self.parse(graph)
         config = self._builder.create_builder_config()
+        # TensorFloat-32, on by default, has a tenth of float32's digits.
+        config.clear_flag(self._trt.BuilderFlag.TF32)
         config.add_optimization_profile(self._profile(network, batches))
         data = self._serialize(network, config)
         del parser  # here and no earlier
