@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from edgewf.bundle import Bundle
-from edgewf.cli import ENGINES
+from edgewf.commands.options import ENGINES
 from edgewf.engines import Engine, select
 from edgewf.engines.select import AUTO, CANDIDATES, Candidate, Lack, select_engine
 from edgewf.errors import EdgewfError

@@ -1,0 +1,102 @@
+"""`edgewf monitor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgewf.commands.options import burst_options, open_bundle, stderr_console
+from edgewf.errors import EdgewfError
+
+EXIT_ALERT = 1
+
+
+@click.command(
+    epilog="""\b
+Sources: /dev/video0, v4l2:///dev/video0, rtsp://..., http://..., csi://0, a video file,
+a folder of images, demo. Exit status: 0, 1 if the accuracy fell below --alert-below, 2 on errors.
+Examples:
+  edgewf monitor bundles/efficientnet_lite0 --source demo
+  edgewf monitor BUNDLE --source rtsp://camera/stream --alert-below 60 --hook ./page-me
+  edgewf monitor BUNDLE --source /dev/video0 --json | jq .accuracy
+"""
+)
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--source", "uri", metavar="URI", required=True, help="Where frames come from.")
+@click.option("--labelled", is_flag=True, help="Sub-folder names of a folder are the truth.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an estimate on stdout.")
+@click.option("--output", metavar="FILE", help="Append the JSON lines to a file.")
+@click.option(
+    "--alert-below", type=click.FloatRange(0, 100), metavar="PERCENT", help="Alert under this."
+)
+@click.option("--hook", metavar="COMMAND", help="Run when the alert goes on and off.")
+@click.option("--max-windows", type=click.IntRange(1), metavar="N", help="Stop after N estimates.")
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Look at every N-th frame.",
+)
+@burst_options
+def monitor(
+    bundle: Path,
+    uri: str,
+    labelled: bool,
+    as_json: bool,
+    output: str | None,
+    alert_below: float | None,
+    hook: str | None,
+    max_windows: int | None,
+    stride: int,
+    engine_name: str,
+    threads: int | None,
+    **burst: Any,
+) -> None:
+    """Watch a stream and estimate the accuracy window by window."""
+    from edgewf.engines.select import select_engine
+    from edgewf.estimation import Estimator
+    from edgewf.monitor import Listener
+    from edgewf.monitor import monitor as run
+    from edgewf.report import summary_line
+    from edgewf.stream import WindowSampler, open_source
+    from edgewf.telemetry import AlertBelow, JsonLines, Session, open_display
+
+    if hook is not None and alert_below is None:
+        raise EdgewfError("--hook needs --alert-below PERCENT: there is nothing to tell it of")
+    loaded, calibration, settings = open_bundle(bundle, burst)
+    if calibration is None and alert_below is not None:
+        raise EdgewfError(
+            f"--alert-below needs an accuracy, and {bundle} has no calibration: run "
+            f"`edgewf calibrate {bundle} --data DIR` first"
+        )
+    selection = select_engine(engine_name, loaded, threads)
+    estimator = Estimator(loaded, selection.engine, calibration, settings)
+    source = open_source(uri, labels=loaded.labels if labelled else None, seed=settings.seed)
+    alert = None if alert_below is None else AlertBelow(alert_below, hook)
+    listeners: list[Listener] = [] if alert is None else [alert]
+    if as_json:
+        listeners.append(JsonLines(None))
+    if output is not None:
+        listeners.append(JsonLines(output))
+    session = Session(
+        loaded.manifest.model, source.uri, source.frames_total, settings.window, alert
+    )
+    click.echo(f"edgewf: {selection}", err=True)
+    shared_terminal = as_json and sys.stdout.isatty()
+    listeners.append(open_display(session, live=False if shared_terminal else None))
+    summary = run(
+        source,
+        loaded.manifest.preprocessing,
+        WindowSampler(settings.window, stride),
+        estimator,
+        listeners=listeners,
+        max_windows=max_windows,
+    )
+    stderr_console().print(summary_line(summary), highlight=False)
+    if alert is not None and alert.fired:
+        sys.exit(EXIT_ALERT)
