@@ -7,12 +7,12 @@ Nothing outlives it: the engine works on a copy of the BatchNorm affine paramete
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewf.engines import BurstRecord, Engine, Images, Predictions
+from edgewf.engines import BurstRecord, Engine, Images
 from edgewf.errors import EdgewfError
 from edgewf.flips import Flips, count_flips
 from edgewf.settings import BurstSettings
@@ -110,14 +110,9 @@ def _step_batches(frames: int, settings: BurstSettings) -> Iterator[NDArray[np.i
 
 def _in_window_order(record: BurstRecord, order: NDArray[np.int64]) -> BurstRecord:
     inverse = np.argsort(order)
-
-    def sort(p: Predictions) -> Predictions:
-        return Predictions(p.label[inverse], p.confidence[inverse])
-
-    return BurstRecord(
-        deployed=sort(record.deployed),
-        before=sort(record.before),
-        after=sort(record.after),
-        steps=record.steps,
-        affine_change=record.affine_change,
+    return replace(
+        record,
+        deployed=record.deployed[inverse],
+        before=record.before[inverse],
+        after=record.after[inverse],
     )

@@ -33,6 +33,10 @@ def numbers(images: Images) -> list[int]:
     return [int(x) for x in images[:, 0, 0, 0]]
 
 
+def numbered_logits(frames: np.ndarray) -> np.ndarray:
+    return frames[:, None].astype(np.float32)
+
+
 class Notes:
     """An engine that writes down what it is asked and predicts by the number of a frame.
 
@@ -68,9 +72,15 @@ class Notes:
         steps = [part for kind, part in self.calls if kind == "step"]
         selected = self._selected or (BATCH,) * len(steps)
         return BurstRecord(
-            deployed=Predictions(recorded, recorded / 100),
-            before=Predictions(np.where(recorded % 4 == 0, 1000, recorded), recorded / 50),
-            after=Predictions(np.where(probed % 3 == 0, 2000, probed), probed / 25),
+            deployed=Predictions(recorded, recorded / 100, numbered_logits(recorded)),
+            before=Predictions(
+                np.where(recorded % 4 == 0, 1000, recorded),
+                recorded / 50,
+                numbered_logits(recorded),
+            ),
+            after=Predictions(
+                np.where(probed % 3 == 0, 2000, probed), probed / 25, numbered_logits(probed)
+            ),
             steps=tuple(
                 StepTrace(len(part), 0.5, len(part), n, n > 0)
                 for part, n in zip(steps, selected, strict=True)
@@ -130,6 +140,8 @@ def test_predictions_come_back_in_the_windows_order() -> None:
     np.testing.assert_array_equal(record.before.label, np.where(frames % 4, frames, 1000))
     np.testing.assert_array_equal(record.before.confidence, frames / 50)
     np.testing.assert_array_equal(record.after.label, np.where(frames % 3, frames, 2000))
+    for predictions in (record.deployed, record.before, record.after):
+        np.testing.assert_array_equal(predictions.logits, numbered_logits(frames))
     np.testing.assert_array_equal(record.after.confidence, frames / 25)
     assert record.affine_change == 0.25
     assert len(record.steps) == 7

@@ -151,7 +151,7 @@ def test_points_tell_what_a_burst_on_the_shifted_window_found(
 
 
 def test_measure_keeps_the_counts_apart() -> None:
-    deployed = Predictions(np.zeros(16, np.int64), np.full(16, 0.75))
+    deployed = Predictions(np.zeros(16, np.int64), np.full(16, 0.75), np.zeros((16, 2), np.float32))
     burst = Burst(
         record=BurstRecord(deployed, deployed, deployed, (), 0.0),
         from_deployed=Flips(375.0, 200.0),

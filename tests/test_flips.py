@@ -17,7 +17,8 @@ CONFIDENCES = st.lists(st.sampled_from([0.2, 0.3, 0.5, 0.7, 0.99, 1.0]), min_siz
 
 
 def predictions(label: list[int], confidence: list[float]) -> Predictions:
-    return Predictions(np.array(label, np.int64), np.array(confidence))
+    logits = np.zeros((len(label), 2), np.float32)  # not looked at
+    return Predictions(np.array(label, np.int64), np.array(confidence), logits)
 
 
 def after(*labels: int) -> NDArray[np.int64]:
@@ -77,7 +78,7 @@ def test_bounds_order_and_growth(confidence: list[float], data: st.DataObject) -
 
     # Where a frame stands in the window makes no difference.
     order = np.array(data.draw(st.permutations(range(N))))
-    moved = Predictions(initial.label[order], initial.confidence[order])
+    moved = initial[order]
     assert count_flips(moved, labels[order]).weighted == pytest.approx(flips.weighted)
 
     # One more flip counts for more.

@@ -325,7 +325,8 @@ def test_a_burst_is_that_of_the_reference(fp16: bool) -> None:
     np.testing.assert_allclose(seen.confidence, confidence, rtol=1e-5, equal_nan=True)
     for initial in (0, 1):
         flips = count_flips(
-            Predictions(seen.label[initial], seen.confidence[initial]), seen.label[2]
+            Predictions(seen.label[initial], seen.confidence[initial], windows[initial]),
+            seen.label[2],
         )
         per = 1000 / len(windows[0])
         assert seen.flips[initial] * per == pytest.approx(flips.count)

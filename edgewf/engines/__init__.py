@@ -31,10 +31,16 @@ class Predictions:
     Attributes:
         label: int64 [N], class of the largest logit.
         confidence: float64 [N], its probability.
+        logits: float32 [N, K].
     """
 
     label: NDArray[np.int64]
     confidence: NDArray[np.float64]
+    logits: Float32
+
+    def __getitem__(self, frames: NDArray[np.int64]) -> Predictions:
+        """Return those of some frames, in their order."""
+        return Predictions(self.label[frames], self.confidence[frames], self.logits[frames])
 
 
 @dataclass(frozen=True)

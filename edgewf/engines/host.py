@@ -127,10 +127,11 @@ class HostEngine(ABC):
         )
 
     def read(self) -> BurstRecord:
+        classes = self.bundle.manifest.classes
         return BurstRecord(
-            deployed=_joined(self._deployed),
-            before=_joined(self._before),
-            after=_joined(self._after),
+            deployed=_joined(self._deployed, classes),
+            before=_joined(self._before, classes),
+            after=_joined(self._after, classes),
             steps=tuple(self._steps),
             affine_change=float(np.linalg.norm(self.affine - self.bundle.affine)),
         )
@@ -138,12 +139,14 @@ class HostEngine(ABC):
 
 def _predictions(logits: Float32) -> Predictions:
     p, _, _ = reference.softmax_entropy(logits)
-    return Predictions(reference.labels(logits), p.max(axis=1))
+    return Predictions(reference.labels(logits), p.max(axis=1), logits.copy())
 
 
-def _joined(parts: list[Predictions]) -> Predictions:
+def _joined(parts: list[Predictions], classes: int) -> Predictions:
     if not parts:
-        return Predictions(np.zeros(0, np.int64), np.zeros(0))
+        return Predictions(np.zeros(0, np.int64), np.zeros(0), np.zeros((0, classes), np.float32))
     return Predictions(
-        np.concatenate([p.label for p in parts]), np.concatenate([p.confidence for p in parts])
+        np.concatenate([p.label for p in parts]),
+        np.concatenate([p.confidence for p in parts]),
+        np.concatenate([p.logits for p in parts]),
     )
