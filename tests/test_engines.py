@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,13 @@ def test_batches_of_any_size_in_any_order(
 def test_frames_need_not_be_contiguous(pair: tuple[HostEngine, HostEngine], window: Images) -> None:
     one, other = (engine.infer(window[::-2, ::-1]) for engine in pair)
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
+
+
+def test_openvino_pins_no_thread(bundle: Bundle, window: Images) -> None:
+    # Two monitors, or a monitor and the application it watches, would share one core.
+    OpenVINOCPU(bundle, threads=1).infer(window[:BATCH])
+    for thread in os.listdir("/proc/self/task"):
+        assert os.sched_getaffinity(int(thread)) == os.sched_getaffinity(0)
 
 
 def test_a_graph_that_openvino_refuses_is_named(bundle: Bundle, tmp_path: Path) -> None:

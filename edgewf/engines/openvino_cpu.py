@@ -46,6 +46,8 @@ class OpenVINOCPU(HostEngine):
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
+            # Every process would pin its threads to the same first cores.
+            "ENABLE_CPU_PINNING": False,
         }
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
