@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgewf.engines import BurstRecord, Engine, Images
 from edgewf.errors import EdgewfError
+from edgewf.estimators.scores import nuclear_norm, soft_agreement
 from edgewf.flips import Flips, count_flips
 from edgewf.settings import BurstSettings
 
@@ -45,6 +46,22 @@ class Burst:
         """Mean maximum probability of the deployed network, in percent."""
         return float(100 * self.record.deployed.confidence.mean())
 
+    def scores(self) -> dict[str, float]:
+        """Return everything an estimator may look at; `edgewf.calibration.Point` names each."""
+        deployed, after = self.record.deployed.logits, self.record.after.logits
+        return {
+            "weighted_flips": self.from_deployed.weighted,
+            "flips": self.from_deployed.count,
+            "weighted_flips_batch": self.from_batch.weighted,
+            "flips_batch": self.from_batch.count,
+            "weighted_zero_step": self.zero_step.weighted,
+            "zero_step": self.zero_step.count,
+            "soft_agreement": soft_agreement(deployed, after),
+            "nuclear_norm": nuclear_norm(deployed),
+            "average_confidence": self.average_confidence,
+            "selected_share": self.selected_share,
+        }
+
 
 def run_burst(
     engine: Engine, images: Images, settings: BurstSettings, progress: Progress | None = None
@@ -58,7 +75,8 @@ def run_burst(
         progress: called with (calls done, calls in all) after every engine call.
 
     Raises:
-        EdgewfError: the window has another size than the settings say.
+        EdgewfError: the window has another size than the settings say, or the deployed network
+            returns logits that are not finite.
     """
     if len(images) != settings.window:
         raise EdgewfError(
@@ -87,6 +105,12 @@ def run_burst(
         engine.probe(images[part])
         tick()
     record = _in_window_order(engine.read(), order)
+    broken = int((~np.isfinite(record.deployed.confidence)).sum())
+    if broken:
+        raise EdgewfError(
+            f"the model returned logits that are not finite on {broken} of {len(images)} frames: "
+            "check its weights, and export it again"
+        )
     shares = [trace.selected / trace.samples for trace in record.steps]
     return Burst(
         record=record,

@@ -1,4 +1,4 @@
-"""Run bursts on shifted versions of labelled images and fit f to what they show.
+"""Run bursts on shifted versions of labelled images, and keep what they show.
 
 Every finished point is kept in `calibration.partial.jsonl` inside the bundle, so that an
 interrupted calibration goes on where it stopped.
@@ -68,14 +68,7 @@ def measure(
         severity=severity,
         window=window,
         accuracy=float(100 * (burst.record.deployed.label == labels).mean()),
-        weighted_flips=burst.from_deployed.weighted,
-        flips=burst.from_deployed.count,
-        weighted_flips_batch=burst.from_batch.weighted,
-        flips_batch=burst.from_batch.count,
-        weighted_zero_step=burst.zero_step.weighted,
-        zero_step=burst.zero_step.count,
-        average_confidence=burst.average_confidence,
-        selected_share=burst.selected_share,
+        **burst.scores(),
     )
 
 
@@ -88,12 +81,12 @@ def calibrate(
     description: str,
     on_point: Callable[[int, int, Point | None], None] | None = None,
 ) -> Calibration:
-    """Measure every shift on every window, fit f, and store it in the bundle.
+    """Measure every shift on every window, and store the points in the bundle.
 
     Args:
         bundle, engine: the model.
         windows: lists of (path, label), each of settings.window images.
-        settings: the burst; f will be valid for these alone.
+        settings: the burst; the calibration will be valid for these alone.
         description: recorded in the calibration.
         on_point: called with (points done, points in all, the newest or None at the start).
 

@@ -1,27 +1,20 @@
-"""From weighted flips to accuracy: the fitted function f, its spread, and what it is valid for.
-
-f is a quadratic fitted by least squares to windows of known accuracy (Press et al., ICML 2024,
-section 5.1), held to fall as flips rise: bursts that flip more must never look better.
-"""
+"""Windows of known accuracy that estimators are fitted to, and what they are valid for."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from edgewf.bundle import CALIBRATION, Bundle, Manifest, content_hash, write_text
 from edgewf.errors import EdgewfError
+from edgewf.estimators import DEFAULT
+from edgewf.estimators.fitted import Fitted, fit
 from edgewf.settings import BurstSettings
 
-FORMAT_VERSION = 1
-_Z90 = 1.6448536269514722  # standard normal quantile at 95 %
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +28,7 @@ class Point:
         weighted_flips, flips: from the deployed labels.
         weighted_flips_batch, flips_batch: from the labels under batch statistics (the paper's).
         weighted_zero_step, zero_step: from deployed labels to those under batch statistics.
+        soft_agreement, nuclear_norm: 0 to 1, see `edgewf.estimators.scores`.
         average_confidence: percent.
         selected_share: 0 to 1.
     """
@@ -49,6 +43,8 @@ class Point:
     flips_batch: float
     weighted_zero_step: float
     zero_step: float
+    soft_agreement: float
+    nuclear_norm: float
     average_confidence: float
     selected_share: float
 
@@ -59,96 +55,15 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Quadratic:
-    """f(x) = a x^2 + b x + c on [low, high], continued by its tangents outside.
-
-    Attributes:
-        a, b, c: coefficients, accuracy in percent.
-        low, high: range of x that f was fitted on.
-        residual_std: percent; spread of the fitted points around f, corrected for the three
-            coefficients.
-        points: number of points fitted.
-    """
-
-    a: float
-    b: float
-    c: float
-    low: float
-    high: float
-    residual_std: float
-    points: int
-
-    @classmethod
-    def fit(cls, x: ArrayLike, y: ArrayLike, *, rising: bool = False) -> Quadratic:
-        """Fit by least squares under the constraint that f falls (or rises) on the whole range.
-
-        The constraint is f' <= 0 at both ends, two linear inequalities on a convex problem: the
-        free minimum if it satisfies them, else the best of the fits with f' = 0 at one end.
-
-        Raises:
-            EdgewfError: fewer than 4 points, or all of them alike.
-        """
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        if len(x) < 4 or np.ptp(x) == 0:
-            raise EdgewfError(
-                f"{len(x)} calibration points with {len(np.unique(x))} different values cannot "
-                "fix a curve: need at least 4 points that are not all alike"
-            )
-        sign = 1.0 if rising else -1.0
-        low, high = float(x.min()), float(x.max())
-
-        def solve(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.asarray(np.linalg.lstsq(columns, y, rcond=None)[0], np.float64)
-
-        a, b, c = solve(np.stack([x**2, x, np.ones_like(x)], axis=1))
-        candidates = [(a, b, c)]
-        for end in (low, high):  # a (x - end)^2 + c is flat at `end`
-            a, c = solve(np.stack([(x - end) ** 2, np.ones_like(x)], axis=1))
-            candidates.append((a, -2 * a * end, a * end**2 + c))
-        candidates.append((0.0, 0.0, float(y.mean())))
-        tolerance = 1e-9 * (np.ptp(y) + 1) / (high - low)
-        feasible = [
-            (float(((a * x**2 + b * x + c - y) ** 2).sum()), (float(a), float(b), float(c)))
-            for a, b, c in candidates
-            if all(sign * (2 * a * end + b) >= -tolerance for end in (low, high))
-        ]
-        squares, (a, b, c) = min(feasible)
-        spread = math.sqrt(squares / (len(x) - 3))
-        return cls(a, b, c, low, high, spread, len(x))
-
-    def __call__(self, x: float) -> float:
-        """Return f(x) in percent, within 0 and 100."""
-        inside = min(max(x, self.low), self.high)
-        value = (self.a * inside + self.b) * inside + self.c
-        value += (2 * self.a * inside + self.b) * (x - inside)
-        return min(max(value, 0.0), 100.0)
-
-    def interval(self, x: float, frames: int) -> tuple[float, float]:
-        """Return the 90 % interval (low, high) in percent for an estimate from `frames` frames.
-
-        Two independent errors add: the spread of the calibration windows around f, and the
-        binomial error of the window as a sample of what the camera sees. The quantile is
-        Student's, to first order in 1 / degrees of freedom.
-        """
-        estimate = self(x)
-        p = estimate / 100
-        variance = self.residual_std**2 + 100**2 * p * (1 - p) / frames
-        quantile = _Z90 * (1 + (_Z90**2 + 1) / (4 * (self.points - 3)))
-        half = quantile * math.sqrt(variance)
-        return max(0.0, estimate - half), min(100.0, estimate + half)
-
-
-@dataclass(frozen=True)
 class Calibration:
-    """f together with everything it is valid for.
+    """Points together with everything they are valid for.
 
     Attributes:
-        model, fingerprint, preprocessing: of the bundle it was fitted on.
-        settings: of the bursts it was fitted with; another setting needs another f.
-        points: the windows it was fitted to.
-        f: accuracy from weighted flips per 1,000 counted from the deployed labels.
+        model, fingerprint, preprocessing: of the bundle they were measured on.
+        settings: of their bursts; another setting needs other points.
+        points: the windows that estimators are fitted to.
         description: where the images came from, in words.
-        engine: name of the one that finished it; f is valid on every other.
+        engine: name of the one that finished it; it is valid on every other.
     """
 
     model: str
@@ -156,7 +71,6 @@ class Calibration:
     preprocessing: dict[str, Any]
     settings: BurstSettings
     points: tuple[Point, ...]
-    f: Quadratic
     description: str
     engine: str
 
@@ -169,17 +83,33 @@ class Calibration:
         description: str,
         engine: str,
     ) -> Calibration:
-        """Fit f to the points of a model."""
-        f = Quadratic.fit([p.weighted_flips for p in points], [p.accuracy for p in points])
-        return cls(
+        """Keep the points of a model; refuses those that fix no curve."""
+        calibration = cls(
             model=manifest.model,
             fingerprint=manifest.fingerprint,
             preprocessing=manifest.preprocessing.to_json(),
             settings=settings,
             points=tuple(points),
-            f=f,
             description=description,
             engine=engine,
+        )
+        calibration.estimator()
+        return calibration
+
+    def estimator(self, name: str = DEFAULT) -> Fitted:
+        """Fit an estimator to the points.
+
+        Args:
+            name: one of `edgewf.estimators.NAMES`.
+
+        Raises:
+            EdgewfError: an unknown name, or points that fix no curve.
+        """
+        return fit(
+            name,
+            [asdict(point) for point in self.points],
+            [point.accuracy for point in self.points],
+            [point.shift for point in self.points],
         )
 
     def fits(self, manifest: Manifest) -> bool:
@@ -221,7 +151,6 @@ class Calibration:
             "description": self.description,
             "engine": self.engine,
             "settings": self.settings.to_json(),
-            "f": asdict(self.f),
             "points": [asdict(p) for p in self.points],
         }
         return json.dumps({"sha256": content_hash(payload), **payload}, indent=1) + "\n"
@@ -266,7 +195,6 @@ class Calibration:
                 preprocessing=record["preprocessing"],
                 settings=BurstSettings.from_json(record["settings"]),
                 points=tuple(Point(**point) for point in record["points"]),
-                f=Quadratic(**record["f"]),
                 description=record["description"],
                 engine=record.get("engine", "onnxruntime"),  # the only one before it was recorded
             )

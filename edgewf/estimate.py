@@ -25,6 +25,10 @@ class Estimate:
         time: end of the window, seconds since the epoch, UTC.
         source: where the frames came from.
         engine: name of the engine that ran the burst.
+        estimator: what made the accuracy of the scores; None without a calibration.
+        soft_agreement: how often labels drawn from the deployed and the adapted network's
+            probabilities would agree, 0 to 1.
+        nuclear_norm: of the deployed probabilities, over its upper bound, 0 to 1.
         true_accuracy: percent, where labels were given.
     """
 
@@ -41,6 +45,9 @@ class Estimate:
     time: float
     source: str
     engine: str
+    estimator: str | None
+    soft_agreement: float
+    nuclear_norm: float
     true_accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +66,9 @@ class Estimate:
             "time": round(self.time, 3),
             "source": self.source,
             "engine": self.engine,
+            "estimator": self.estimator,
+            "soft_agreement": round(self.soft_agreement, 4),
+            "nuclear_norm": round(self.nuclear_norm, 4),
         }
         if self.true_accuracy is not None:
             record["true_accuracy"] = _rounded(self.true_accuracy)

@@ -1,4 +1,4 @@
-"""A window in, an estimate out: the burst, f, and the reasons to doubt the number."""
+"""A window in, an estimate out: the burst, the estimator, and the reasons to doubt the number."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from edgewf.bundle import Bundle
 from edgewf.burst import Burst, Progress, run_burst
 from edgewf.calibration import Calibration
 from edgewf.engines import Engine, Images
-from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
+from edgewf.estimators import DEFAULT
+from edgewf.estimators.fitted import Scores
 from edgewf.settings import BurstSettings
 
 # Below these a burst saw too little to be believed.
@@ -27,17 +28,25 @@ class Estimator:
         engine: Engine,
         calibration: Calibration | None,
         settings: BurstSettings,
+        estimator: str = DEFAULT,
     ) -> None:
         """Bind the parts together.
 
+        Args:
+            bundle, engine: the model.
+            calibration: None leaves the accuracy unknown.
+            settings: the burst.
+            estimator: one of `edgewf.estimators.NAMES`.
+
         Raises:
-            EdgewfError: the calibration belongs to another model or another burst.
+            EdgewfError: the calibration belongs to another model or another burst, or does not
+                fix the estimator.
         """
         if calibration is not None:
             calibration.check(bundle.manifest, settings)
         self.manifest = bundle.manifest
         self.engine = engine
-        self.calibration = calibration
+        self.fitted = None if calibration is None else calibration.estimator(estimator)
         self.settings = settings
 
     def __call__(
@@ -58,17 +67,11 @@ class Estimator:
             progress: see `run_burst`.
         """
         burst = run_burst(self.engine, images, self.settings, progress)
-        broken = int((~np.isfinite(burst.record.deployed.confidence)).sum())
-        if broken:
-            raise EdgewfError(
-                f"{self.manifest.model} returned logits that are not finite on {broken} of "
-                f"{len(images)} frames: check its weights, and export it again"
-            )
+        scores = burst.scores()
         accuracy = interval = None
-        if self.calibration is not None:
-            f = self.calibration.f
-            accuracy = f(burst.from_deployed.weighted)
-            interval = f.interval(burst.from_deployed.weighted, len(images))
+        if self.fitted is not None:
+            accuracy = self.fitted(scores)
+            interval = self.fitted.interval(scores, len(images))
         truth = None
         if labels is not None:
             truth = float(100 * (burst.record.deployed.label == labels).mean())
@@ -81,7 +84,10 @@ class Estimator:
             frames=len(images),
             steps=len(burst.record.steps),
             average_confidence=burst.average_confidence,
-            flags=self._flags(burst),
+            flags=self._flags(burst, scores),
+            estimator=None if self.fitted is None else self.fitted.name,
+            soft_agreement=scores["soft_agreement"],
+            nuclear_norm=scores["nuclear_norm"],
             model=self.manifest.model,
             time=time,
             source=source,
@@ -89,11 +95,11 @@ class Estimator:
             true_accuracy=truth,
         )
 
-    def _flags(self, burst: Burst) -> tuple[str, ...]:
+    def _flags(self, burst: Burst, scores: Scores) -> tuple[str, ...]:
         flags: list[str] = []
-        if self.calibration is None:
+        if self.fitted is None:
             flags.append("no_calibration")
-        elif not self.calibration.f.low <= burst.from_deployed.weighted <= self.calibration.f.high:
+        elif not self.fitted.covers(scores):
             flags.append("extrapolating")
         if burst.record.steps and burst.selected_share < _LEAST_SELECTED:
             flags.append("nothing_selected")

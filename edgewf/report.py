@@ -54,9 +54,7 @@ def bundle_record(bundle: Bundle) -> dict[str, Any]:
         else {
             "description": calibration.description,
             "points": len(calibration.points),
-            "coefficients": [calibration.f.a, calibration.f.b, calibration.f.c],
-            "range": [calibration.f.low, calibration.f.high],
-            "residual_std": calibration.f.residual_std,
+            "estimator": calibration.estimator().record(),
         },
     }
 
@@ -253,12 +251,15 @@ def _progress(console: Console) -> Progress:
 
 
 def _calibration_rows(calibration: Calibration) -> list[tuple[str, RenderableType]]:
-    f = calibration.f
+    estimator, accuracies = calibration.estimator(), [p.accuracy for p in calibration.points]
     return [
         ("calibration", Text(calibration.description)),
-        ("points", f"{f.points} windows, weighted flips from {f.low:.1f} to {f.high:.1f}"),
-        ("f(x)", f"{f.a:.6g} x² {f.b:+.6g} x {f.c:+.6g}"),
-        ("error of f", f"{f.residual_std:.2f} points (residual standard deviation)"),
+        (
+            "points",
+            f"{len(accuracies)} windows of {min(accuracies):.1f} to {max(accuracies):.1f} %",
+        ),
+        ("accuracy", str(estimator)),
+        ("its error", f"{estimator.curve.residual_std:.2f} points (standard deviation)"),
     ]
 
 

@@ -33,6 +33,9 @@ BASE = Estimate(
     time=1790000000.0,
     source="demo",
     engine="onnxruntime",
+    estimator="combined",
+    soft_agreement=0.875,
+    nuclear_norm=0.5,
 )
 
 HOOK = """\

@@ -171,6 +171,8 @@ def test_measure_keeps_the_counts_apart() -> None:
         "flips_batch": 250.0,
         "weighted_zero_step": 70.0,
         "zero_step": 125.0,
+        "soft_agreement": 0.5,
+        "nuclear_norm": 0.5,
         "average_confidence": 75.0,
         "selected_share": 0.75,
     }

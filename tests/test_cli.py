@@ -240,7 +240,7 @@ def test_an_alert_sets_the_exit_status_and_runs_the_hook(
     code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['EDGEWF_STATE'])"
     hook = shlex.join([sys.executable, "-c", code, str(note)])
     arguments = ["monitor", calibrated, "--source", data, "--json", "--hook", hook]
-    assert call(*arguments, "--alert-below", "50").exit_code == 0
+    assert call(*arguments, "--alert-below", "49").exit_code == 0
     assert not note.exists()
     result = call(*arguments, "--alert-below", "60")
     assert result.exit_code == 1
@@ -285,10 +285,15 @@ def test_inspect(plain: Bundle, calibrated: str) -> None:
     assert record["burst"] == SETTINGS.to_json()
     assert record["calibration"] == {
         "description": "by hand",
-        "points": 1,
-        "coefficients": [0.0, 0.0, 50.0],
-        "range": [0.0, 1000.0],
-        "residual_std": 3.0,
+        "points": 8,
+        "estimator": {
+            "name": "combined",
+            "scores": ["soft_agreement", "nuclear_norm"],
+            "formula": "50 +0 soft_agreement +0 nuclear_norm",
+            "low": [0.0, 0.0],
+            "high": [1.0, 1.0],
+            "residual_std": pytest.approx(3.0),
+        },
     }
 
 
@@ -318,7 +323,14 @@ def test_calibrate_then_estimate(plain: Bundle, data: str, tmp_path: Path) -> No
     assert calibration.settings == SETTINGS
 
     record = only_object(succeed("estimate", str(bundle), "--data", data, "--json"))
-    assert record["accuracy"] == pytest.approx(calibration.f(record["weighted_flips"]), abs=0.01)
+    assert record["accuracy"] == pytest.approx(calibration.estimator()(record), abs=0.05)
+    paper = ["--estimator", "weighted-flips"]
+    record = only_object(succeed("estimate", str(bundle), "--data", data, "--json", *paper))
+    expected = calibration.estimator("weighted-flips")(record)
+    assert (record["estimator"], record["accuracy"]) == (
+        paper[1],
+        pytest.approx(expected, abs=0.01),
+    )
     assert "no_calibration" not in record["flags"]
     fail("steps 2 against 3", "estimate", str(bundle), "--data", data, "--steps", "3")
 
@@ -478,7 +490,7 @@ def test_a_damaged_calibration_is_named(calibrated: str, data: str, tmp_path: Pa
     bundle = tmp_path / "bundle"
     shutil.copytree(calibrated, bundle)
     path = bundle / CALIBRATION
-    path.write_text(path.read_text().replace('"accuracy": 50.0', '"accuracy": 90.0'))
+    path.write_text(path.read_text().replace('"nuclear_norm": 0.0', '"nuclear_norm": 0.5'))
     for command in (["estimate", "--data", data], ["monitor", "--source", data], ["inspect"]):
         fail(f"{re.escape(str(path))}: damaged calibration", command[0], str(bundle), *command[1:])
 

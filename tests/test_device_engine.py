@@ -50,6 +50,7 @@ def test_a_burst_agrees_with_the_cpu_engine(
         one, other = getattr(found.record, name), getattr(expected.record, name)
         np.testing.assert_array_equal(one.label, other.label)
         np.testing.assert_allclose(one.confidence, other.confidence, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(one.logits, other.logits, rtol=1e-3, atol=1e-3)
     assert found.record.affine_change == pytest.approx(expected.record.affine_change, rel=1e-3)
     for a, b in zip(found.record.steps, expected.record.steps, strict=True):
         assert (a.samples, a.reliable, a.selected, a.moved) == (

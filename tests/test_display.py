@@ -38,6 +38,9 @@ BASE = Estimate(
     time=1790000000.0,
     source="demo",
     engine="onnxruntime",
+    estimator="combined",
+    soft_agreement=0.875,
+    nuclear_norm=0.5,
 )
 MARKUP = "[bold]videos[/bold]/[/nonsense] cam\x1b[2J\n.mp4"
 DRAWN = MARKUP.replace("\x1b", "?").replace("\n", "?")
@@ -216,7 +219,10 @@ from edgewf.telemetry.display import Session
 display, records = open_display(Session("a model", "demo", None, 250)), JsonLines()
 display.frame(Status(seen=0, kept=0, dropped=0, filled=0))
 for accuracy in (70.0, 60.0):
-    estimate = Estimate(accuracy, (50, 80), 30, 50, 1, 250, 10, 66, (), "m", 1.79e9, "s", "e")
+    scores = ("combined", 1, 1)
+    estimate = Estimate(
+        accuracy, (50, 80), 30, 50, 1, 250, 10, 66, (), "m", 1.79e9, "s", "e", *scores
+    )
     display.estimate(estimate)
     records.estimate(estimate)
 print("a warning", file=sys.stderr)

@@ -49,8 +49,10 @@ def test_a_calibrated_estimate(
     calibration = constant_calibration(bundle, SETTINGS, accuracy=60.0)
     result = estimate(Estimator(bundle, engine, calibration, SETTINGS), *photographs)
     assert result.flags == ()
-    assert result.accuracy == 60.0
-    assert result.interval == calibration.f.interval(result.weighted_flips, 24)
+    assert result.accuracy == pytest.approx(60.0)
+    scores = {"soft_agreement": result.soft_agreement, "nuclear_norm": result.nuclear_norm}
+    assert result.interval == calibration.estimator().interval(scores, 24)
+    assert result.estimator == "combined"
     truth = 100 * (engine.infer(photographs[0]).argmax(axis=1) == photographs[1]).mean()
     assert result.true_accuracy == pytest.approx(truth)
     assert truth > 80
@@ -91,12 +93,12 @@ def test_no_calibration_no_accuracy(
     assert result.true_accuracy is not None
 
 
-def test_flips_beyond_the_calibrated_range_are_flagged(
+def test_scores_beyond_the_calibrated_range_are_flagged(
     bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
 ) -> None:
     noisy = shift("speckle_noise", photographs[0], 5, seed=0)
-    for high, flags in ((1.0, ("extrapolating",)), (1000.0, ())):
-        calibration = constant_calibration(bundle, SETTINGS, high=high)
+    for low, flags in ((0.99, ("extrapolating",)), (0.0, ())):
+        calibration = constant_calibration(bundle, SETTINGS, low=low)
         result = estimate(Estimator(bundle, engine, calibration, SETTINGS), noisy)
         assert result.flags == flags
         assert result.weighted_flips > 1
@@ -185,5 +187,7 @@ def test_logits_that_are_not_finite_are_an_error(
     )
     bundle = export_bundle(source, tmp_path / "broken")
     estimator = Estimator(bundle, OnnxRuntimeCPU(bundle, threads=1), None, SETTINGS)
-    with pytest.raises(EdgewfError, match="broken returned logits that are not finite on 24 of 24"):
+    with pytest.raises(
+        EdgewfError, match="the model returned logits that are not finite on 24 of 24"
+    ):
         estimate(estimator, photographs[0])

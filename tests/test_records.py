@@ -31,6 +31,9 @@ def an_estimate(accuracy: float | None = 71.25, source: str = "demo") -> Estimat
         time=1790000000.5,
         source=source,
         engine="onnxruntime",
+        estimator="combined",
+        soft_agreement=0.875,
+        nuclear_norm=0.5,
     )
 
 

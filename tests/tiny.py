@@ -7,7 +7,9 @@ exporter. Test files share it through plain functions; each makes its own fixtur
 from __future__ import annotations
 
 import functools
+import math
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgewf.bundle import Bundle
-from edgewf.calibration import Calibration, Point, Quadratic
+from edgewf.calibration import Calibration, Point
 from edgewf.export.exporter import export_bundle
 from edgewf.export.sources.registry import load_source
 from edgewf.images import read_image
@@ -52,6 +54,9 @@ KEYS = [
     "time",
     "source",
     "engine",
+    "estimator",
+    "soft_agreement",
+    "nuclear_norm",
 ]
 
 
@@ -104,17 +109,23 @@ def tiny_settings(**changes: object) -> BurstSettings:
 
 
 def constant_calibration(
-    bundle: Bundle, settings: BurstSettings, *, accuracy: float = 50.0, high: float = 1000.0
+    bundle: Bundle, settings: BurstSettings, *, accuracy: float = 50.0, low: float = 0.0
 ) -> Calibration:
-    """Return a calibration whose f is the same everywhere, fitted on flips from 0 to `high`."""
-    point = Point("clean", 0, 0, accuracy, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 90.0, 1.0)
+    """Return one that always estimates `accuracy`, from windows of a soft agreement over `low`.
+
+    Its residual standard deviation is 3: eight windows, three parameters.
+    """
+    off = 3 * math.sqrt(5 / 8)
+    points = tuple(
+        Point("clean", 0, i, accuracy + sign * off, *[0.0] * 6, agreement, norm, 90.0, 1.0)
+        for i, (sign, agreement, norm) in enumerate(product((-1, 1), (low, 1.0), (0.0, 1.0)))
+    )
     return Calibration(
         model=bundle.manifest.model,
         fingerprint=bundle.manifest.fingerprint,
         preprocessing=bundle.manifest.preprocessing.to_json(),
         settings=settings,
-        points=(point,),
-        f=Quadratic(0.0, 0.0, accuracy, 0.0, high, 3.0, 21),
+        points=points,
         description="by hand",
         engine="onnxruntime",
     )

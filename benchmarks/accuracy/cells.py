@@ -25,26 +25,31 @@ Cell = tuple[str, int]
 
 
 def halves(
-    bundle: Bundle, data: Path, window: int
-) -> tuple[tuple[Images, NDArray[np.int64]], tuple[Images, NDArray[np.int64]]]:
-    """Split labelled images by file: a window to calibrate on and one to be judged on."""
+    bundle: Bundle, data: Path, window: int, windows: int
+) -> tuple[list[tuple[Images, NDArray[np.int64]]], tuple[Images, NDArray[np.int64]]]:
+    """Split labelled images by file: windows to calibrate on, and one of others to be judged on."""
     images = labelled_images(data, bundle.labels)
     order = np.random.default_rng(0).permutation(len(images))
-    if len(order) < 2 * window:
-        raise SystemExit(f"{data}: {len(order)} images, two windows of {window} are needed")
-    parts = (order[:window], order[window : 2 * window])
-    first, second = (load_window(bundle, [images[i] for i in part]) for part in parts)
+    half = len(order) // 2
+    if half < windows * window:
+        raise SystemExit(
+            f"{data}: half of its {len(order)} images are fewer than {windows} windows of {window}"
+        )
+    starts = [*(i * window for i in range(windows)), half]
+    *first, second = (
+        load_window(bundle, [images[i] for i in order[start : start + window]]) for start in starts
+    )
     return first, second
 
 
-def shifted(images: Images, cell: Cell) -> Images:
+def shifted(images: Images, cell: Cell, seed: int) -> Images:
     """Apply one of edgewf's own shifts, or any other ImageNet-C corruption."""
     name, severity = cell
     if severity == 0:
         return images
     if name in SHIFTS:
-        return shift(name, images, severity, seed=0)
-    np.random.seed(severity)  # the package draws from the global generator
+        return shift(name, images, severity, seed=seed)
+    np.random.seed(severity + 100 * seed)  # the package draws from the global generator
     return np.stack([corrupt(x, corruption_name=name, severity=severity) for x in images])
 
 
@@ -57,7 +62,10 @@ def measure_cells(
     kept: Path,
     window: int,
 ) -> list[Point]:
-    """Run a burst on every cell not yet in the file `kept`; return the points in order."""
+    """Run a burst on every cell not yet in the file `kept`; return the points in order.
+
+    `window` numbers the images and seeds their corruption.
+    """
     header = json.dumps({"settings": settings.to_json(), "window": window}, sort_keys=True)
     lines = kept.read_text().splitlines() if kept.exists() else []
     if not lines or lines[0] != header:
@@ -67,7 +75,7 @@ def measure_cells(
     points = {p.key: p for p in (Point(**json.loads(line)) for line in lines[1:])}
     todo = [cell for cell in cells if (*cell, window) not in points]
     for cell in track(todo, description=kept.stem):
-        burst = run_burst(engine, shifted(images, cell), settings)
+        burst = run_burst(engine, shifted(images, cell, window), settings)
         point = measure(*cell, window, burst, labels)
         points[point.key] = point
         with kept.open("a") as file:

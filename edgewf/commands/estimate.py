@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgewf.commands.options import burst_options, open_bundle, stderr_console
+from edgewf.commands.options import burst_options, estimator_option, open_bundle, stderr_console
 
 
 @click.command(
@@ -22,12 +22,14 @@ Examples:
 @click.option("--data", metavar="DIR|VIDEO", required=True, help="Folder of images, or a video.")
 @click.option("--labelled", is_flag=True, help="Sub-folder names are the truth; show the error.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@estimator_option
 @burst_options
 def estimate(
     bundle: Path,
     data: str,
     labelled: bool,
     as_json: bool,
+    estimator_name: str,
     engine_name: str,
     threads: int | None,
     **burst: Any,
@@ -44,7 +46,7 @@ def estimate(
     loaded, calibration, settings = open_bundle(bundle, burst)
     # Refuses settings that do not fit before it reads a long video.
     selection = select_engine(engine_name, loaded, threads)
-    estimator = Estimator(loaded, selection.engine, calibration, settings)
+    estimator = Estimator(loaded, selection.engine, calibration, settings, estimator_name)
     source = open_source(data, labels=loaded.labels if labelled else None, seed=settings.seed)
     window, available = draw_window(
         source, loaded.manifest.preprocessing, settings.window, settings.seed

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgewf.commands.options import burst_options, open_bundle, stderr_console
+from edgewf.commands.options import burst_options, estimator_option, open_bundle, stderr_console
 from edgewf.errors import EdgewfError
 
 EXIT_ALERT = 1
@@ -42,6 +42,7 @@ Examples:
     metavar="N",
     help="Look at every N-th frame.",
 )
+@estimator_option
 @burst_options
 def monitor(
     bundle: Path,
@@ -53,6 +54,7 @@ def monitor(
     hook: str | None,
     max_windows: int | None,
     stride: int,
+    estimator_name: str,
     engine_name: str,
     threads: int | None,
     **burst: Any,
@@ -75,7 +77,7 @@ def monitor(
             f"`edgewf calibrate {bundle} --data DIR` first"
         )
     selection = select_engine(engine_name, loaded, threads)
-    estimator = Estimator(loaded, selection.engine, calibration, settings)
+    estimator = Estimator(loaded, selection.engine, calibration, settings, estimator_name)
     source = open_source(uri, labels=loaded.labels if labelled else None, seed=settings.seed)
     alert = None if alert_below is None else AlertBelow(alert_below, hook)
     listeners: list[Listener] = [] if alert is None else [alert]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgewf.estimators import DEFAULT, NAMES
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,6 +53,18 @@ def burst_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def estimator_option(command: Command) -> Command:
+    """Add the choice of an estimator."""
+    return click.option(
+        "--estimator",
+        "estimator_name",
+        type=click.Choice(NAMES),
+        default=DEFAULT,
+        show_default=True,
+        help="What makes an accuracy of a burst.",
+    )(command)
 
 
 def open_bundle(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
 from edgewf.engines import BurstRecord, Float32, Images, Predictions, StepTrace
@@ -20,6 +21,9 @@ from edgewf.engines.cuda_graph import CudaGraph
 from edgewf.engines.gpu import Frames, Gpu, Memory
 from edgewf.kernels.device import BurstKernels, BurstResult, Mode
 from edgewf.settings import BurstSettings
+
+# The columns of a window's table, in which its frames are looked at.
+_LABELS = (Mode.DEPLOYED, Mode.BEFORE, Mode.AFTER)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class _Room:
         memory: of the graphs' tensors, by name.
         addresses: of all tensors but `images`.
         recorded: the whole step as a CUDA graph, by the address of its frames.
+        logits: pinned memory for those of the window, [window, K], deployed, before and after.
+        filled: rows of each that were enqueued in this burst.
         ranked: the initial confidences of this burst are ranked.
     """
 
@@ -85,6 +91,8 @@ class _Room:
     memory: dict[str, Memory]
     addresses: dict[str, int]
     recorded: dict[int, CudaGraph]
+    logits: dict[Mode, NDArray[Any]]
+    filled: dict[Mode, int]
     ranked: bool = False
 
     def free(self) -> None:
@@ -148,6 +156,7 @@ class DeviceEngine(ABC):
         with self.gpu.current("preparing a burst (the deployed network still runs)"):
             room = self._room_for(settings)
             room.ranked = False
+            room.filled = dict.fromkeys(room.logits, 0)
             room.kernels.reset(
                 settings.kernel_objective,
                 learning_rate=settings.learning_rate,
@@ -162,8 +171,7 @@ class DeviceEngine(ABC):
     def record(self, images: Images) -> None:
         with self._enqueuing("recording the labels", images) as (room, addresses, batch):
             for name, mode in (("infer.onnx", Mode.DEPLOYED), ("probe.onnx", Mode.BEFORE)):
-                self._graphs[name].enqueue(batch, addresses)
-                room.kernels.objective(mode, addresses["logits"], batch)
+                self._take_labels(room, name, mode, batch, addresses)
 
     def step(self, images: Images) -> None:
         with self._enqueuing("a step", images) as (room, addresses, batch):
@@ -187,14 +195,13 @@ class DeviceEngine(ABC):
             if not room.ranked:
                 room.kernels.rank_weights()
                 room.ranked = True
-            self._graphs["probe.onnx"].enqueue(batch, addresses)
-            room.kernels.objective(Mode.AFTER, addresses["logits"], batch)
+            self._take_labels(room, "probe.onnx", Mode.AFTER, batch, addresses)
 
     def read(self) -> BurstRecord:
         assert self._room is not None, "reset() starts a burst"
         with self.gpu.current("reading the burst"):
             self.gpu.waits += 1
-            return _record(self._room.kernels.read())
+            return _record(self._room.kernels.read(), self._room.logits)
 
     def _infer(self, images: Images) -> Float32:
         batch = len(images)
@@ -205,6 +212,16 @@ class DeviceEngine(ABC):
         self.gpu.wait()
         logits: Float32 = self._infer_logits[:batch].copy()
         return logits
+
+    def _take_labels(
+        self, room: _Room, graph: str, mode: Mode, batch: int, addresses: Mapping[str, int]
+    ) -> None:
+        """Enqueue a batch of the window: its labels to the table, its logits to the host."""
+        self._graphs[graph].enqueue(batch, addresses)
+        room.kernels.objective(mode, addresses["logits"], batch)
+        first = room.filled[mode]
+        room.filled[mode] = first + batch
+        self.gpu.download(room.logits[mode][first : first + batch], addresses["logits"])
 
     def _enqueue_step(
         self, kernels: BurstKernels, batch: int, addresses: Mapping[str, int]
@@ -283,8 +300,17 @@ class DeviceEngine(ABC):
                     graph.prepare(batch)
                     graph.enqueue(batch, {**addresses, "images": images})
             gpu.wait()
+            window = tensors["logits"].fixed(settings.window)
+            logits = {mode: gpu.pinned(window, tensors["logits"].dtype) for mode in _LABELS}
         return _Room(
-            (batch, settings.window, settings.steps), kernels, frames, memory, addresses, {}
+            fits=(batch, settings.window, settings.steps),
+            kernels=kernels,
+            frames=frames,
+            memory=memory,
+            addresses=addresses,
+            recorded={},
+            logits=logits,
+            filled=dict.fromkeys(_LABELS, 0),
         )
 
 
@@ -305,10 +331,14 @@ def _float_type(tensor: Tensor) -> Any:
     return tensor.dtype.name
 
 
-def _record(result: BurstResult) -> BurstRecord:
+def _record(result: BurstResult, logits: Mapping[Mode, NDArray[Any]]) -> BurstRecord:
     deployed, before, after = (
-        Predictions(label, confidence)
-        for label, confidence in zip(result.label, result.confidence, strict=True)
+        Predictions(
+            result.label[mode],
+            result.confidence[mode],
+            logits[mode][: result.label.shape[1]].astype(np.float32),
+        )
+        for mode in _LABELS
     )
     steps = zip(
         result.samples.tolist(),
