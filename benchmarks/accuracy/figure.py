@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
 import matplotlib
 
-from edgewf.calibration import Point, Quadratic
+from edgewf.calibration import Point
+from edgewf.estimators.fitted import Fitted
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def draw(points: Sequence[Point], f: Quadratic, frames: int, path: Path) -> None:
+def draw(points: Sequence[Point], estimator: Fitted, frames: int, path: Path) -> None:
     """Plot truth, estimate with its 90 % interval, and average confidence; write a PNG."""
     x = range(len(points))
-    estimates = [f(p.weighted_flips) for p in points]
-    lows, highs = zip(*(f.interval(p.weighted_flips, frames) for p in points), strict=True)
-    figure, axes = plt.subplots(figsize=(9, 3.6), dpi=120, layout="constrained")
+    estimates = [estimator(asdict(p)) for p in points]
+    lows, highs = zip(*(estimator.interval(asdict(p), frames) for p in points), strict=True)
+    figure, axes = plt.subplots(figsize=(12, 4.2), dpi=120, layout="constrained")
     axes.fill_between(x, lows, highs, color="tab:blue", alpha=0.18, lw=0, label="90 % interval")
     axes.plot(x, estimates, color="tab:blue", lw=2, label="edgewf, no labels")
-    axes.plot(x, [p.accuracy for p in points], "o", color="black", ms=5, label="true accuracy")
+    axes.plot(x, [p.accuracy for p in points], "o", color="black", ms=3.5, label="true accuracy")
     axes.plot(
         x,
         [p.average_confidence for p in points],
@@ -32,17 +34,17 @@ def draw(points: Sequence[Point], f: Quadratic, frames: int, path: Path) -> None
         label="average confidence",
     )
     axes.set(ylabel="accuracy (%)", ylim=(0, 100), xlim=(-0.5, len(points) - 0.5))
-    axes.set_xticks(list(x), [str(p.severity) for p in points], fontsize=8)
+    axes.set_xticks(list(x), [str(p.severity) for p in points], fontsize=6)
     start = 0
     for name, group in groupby(points, key=lambda p: p.shift):
         size = len(list(group))
         axes.text(
             start + (size - 1) / 2,
-            -0.13,
-            name.replace("_", " "),
+            -0.08,
+            name.replace("_", "\n"),
             ha="center",
             va="top",
-            fontsize=9,
+            fontsize=8,
             transform=axes.get_xaxis_transform(),
         )
         start += size
