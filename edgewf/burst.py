@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgewf.engines import BurstRecord, Engine, Images
 from edgewf.errors import EdgewfError
-from edgewf.estimators.scores import nuclear_norm, soft_agreement
+from edgewf.estimators.scores import certainty, nuclear_norm, soft_agreement
 from edgewf.flips import Flips, count_flips
 from edgewf.settings import BurstSettings
 
@@ -57,6 +57,7 @@ class Burst:
             "weighted_zero_step": self.zero_step.weighted,
             "zero_step": self.zero_step.count,
             "soft_agreement": soft_agreement(deployed, after),
+            "certainty": certainty(deployed),
             "nuclear_norm": nuclear_norm(deployed),
             "average_confidence": self.average_confidence,
             "selected_share": self.selected_share,

@@ -28,7 +28,7 @@ class Point:
         weighted_flips, flips: from the deployed labels.
         weighted_flips_batch, flips_batch: from the labels under batch statistics (the paper's).
         weighted_zero_step, zero_step: from deployed labels to those under batch statistics.
-        soft_agreement, nuclear_norm: 0 to 1, see `edgewf.estimators.scores`.
+        soft_agreement, certainty, nuclear_norm: 0 to 1, see `edgewf.estimators.scores`.
         average_confidence: percent.
         selected_share: 0 to 1.
     """
@@ -44,6 +44,7 @@ class Point:
     weighted_zero_step: float
     zero_step: float
     soft_agreement: float
+    certainty: float
     nuclear_norm: float
     average_confidence: float
     selected_share: float

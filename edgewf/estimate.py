@@ -28,7 +28,7 @@ class Estimate:
         estimator: what made the accuracy of the scores; None without a calibration.
         soft_agreement: how often labels drawn from the deployed and the adapted network's
             probabilities would agree, 0 to 1.
-        nuclear_norm: of the deployed probabilities, over its upper bound, 0 to 1.
+        certainty: 1 - H / ln K, H the mean entropy of the deployed predictions, 0 to 1.
         true_accuracy: percent, where labels were given.
     """
 
@@ -47,7 +47,7 @@ class Estimate:
     engine: str
     estimator: str | None
     soft_agreement: float
-    nuclear_norm: float
+    certainty: float
     true_accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Estimate:
             "engine": self.engine,
             "estimator": self.estimator,
             "soft_agreement": round(self.soft_agreement, 4),
-            "nuclear_norm": round(self.nuclear_norm, 4),
+            "certainty": round(self.certainty, 4),
         }
         if self.true_accuracy is not None:
             record["true_accuracy"] = _rounded(self.true_accuracy)

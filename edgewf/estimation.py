@@ -87,7 +87,7 @@ class Estimator:
             flags=self._flags(burst, scores),
             estimator=None if self.fitted is None else self.fitted.name,
             soft_agreement=scores["soft_agreement"],
-            nuclear_norm=scores["nuclear_norm"],
+            certainty=scores["certainty"],
             model=self.manifest.model,
             time=time,
             source=source,

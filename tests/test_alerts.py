@@ -35,7 +35,7 @@ BASE = Estimate(
     engine="onnxruntime",
     estimator="combined",
     soft_agreement=0.875,
-    nuclear_norm=0.5,
+    certainty=0.5,
 )
 
 HOOK = """\

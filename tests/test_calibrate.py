@@ -172,6 +172,7 @@ def test_measure_keeps_the_counts_apart() -> None:
         "weighted_zero_step": 70.0,
         "zero_step": 125.0,
         "soft_agreement": 0.5,
+        "certainty": 0.0,
         "nuclear_norm": 0.5,
         "average_confidence": 75.0,
         "selected_share": 0.75,

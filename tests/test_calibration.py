@@ -28,7 +28,7 @@ def points(curve: Callable[[float], float], count: int = 9) -> tuple[Point, ...]
     return tuple(
         Point(
             *("spatter", i % 5, i // 5, curve(x), float(x), 2 * x, 3.0, 4.0, 5.0, 6.0),
-            *(1 - x / 400, 0.5, 70.0, 0.5),
+            *(1 - x / 400, 0.6, 0.5, 70.0, 0.5),
         )
         for i, x in enumerate(xs)
     )

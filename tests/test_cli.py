@@ -288,8 +288,8 @@ def test_inspect(plain: Bundle, calibrated: str) -> None:
         "points": 8,
         "estimator": {
             "name": "combined",
-            "scores": ["soft_agreement", "nuclear_norm"],
-            "formula": "50 +0 soft_agreement +0 nuclear_norm",
+            "scores": ["soft_agreement", "certainty"],
+            "formula": "50 +0 soft_agreement +0 certainty",
             "low": [0.0, 0.0],
             "high": [1.0, 1.0],
             "residual_std": pytest.approx(3.0),
@@ -490,7 +490,7 @@ def test_a_damaged_calibration_is_named(calibrated: str, data: str, tmp_path: Pa
     bundle = tmp_path / "bundle"
     shutil.copytree(calibrated, bundle)
     path = bundle / CALIBRATION
-    path.write_text(path.read_text().replace('"nuclear_norm": 0.0', '"nuclear_norm": 0.5'))
+    path.write_text(path.read_text().replace('"certainty": 0.0', '"certainty": 0.5'))
     for command in (["estimate", "--data", data], ["monitor", "--source", data], ["inspect"]):
         fail(f"{re.escape(str(path))}: damaged calibration", command[0], str(bundle), *command[1:])
 

@@ -40,7 +40,7 @@ BASE = Estimate(
     engine="onnxruntime",
     estimator="combined",
     soft_agreement=0.875,
-    nuclear_norm=0.5,
+    certainty=0.5,
 )
 MARKUP = "[bold]videos[/bold]/[/nonsense] cam\x1b[2J\n.mp4"
 DRAWN = MARKUP.replace("\x1b", "?").replace("\n", "?")

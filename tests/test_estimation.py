@@ -50,7 +50,7 @@ def test_a_calibrated_estimate(
     result = estimate(Estimator(bundle, engine, calibration, SETTINGS), *photographs)
     assert result.flags == ()
     assert result.accuracy == pytest.approx(60.0)
-    scores = {"soft_agreement": result.soft_agreement, "nuclear_norm": result.nuclear_norm}
+    scores = {"soft_agreement": result.soft_agreement, "certainty": result.certainty}
     assert result.interval == calibration.estimator().interval(scores, 24)
     assert result.estimator == "combined"
     truth = 100 * (engine.infer(photographs[0]).argmax(axis=1) == photographs[1]).mean()

@@ -15,7 +15,7 @@ from edgewf.errors import EdgewfError
 from edgewf.estimators import NAMES
 from edgewf.estimators.fitted import fit
 from edgewf.estimators.linear import Linear
-from edgewf.estimators.scores import nuclear_norm, soft_agreement
+from edgewf.estimators.scores import certainty, nuclear_norm, soft_agreement
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -49,6 +49,20 @@ def test_a_frame_that_broke_under_adaptation_agrees_with_nothing() -> None:
     assert soft_agreement(sure, broken) == pytest.approx(0.5)
 
 
+def test_certainty_by_hand() -> None:
+    # Entropies ln 2 and 0 of at most ln 4.
+    x = np.array([[7, 7, -99, -99], [99, 0, 0, 0]], np.float32)
+    assert certainty(x) == pytest.approx(0.75)
+    assert certainty(np.zeros((3, 5), np.float32)) == pytest.approx(0, abs=1e-12)
+
+
+def test_certainty_of_few_classes_is_that_of_many() -> None:
+    many = 5 * np.eye(6, dtype=np.float32)[np.arange(60) % 6]
+    few = 5 * np.eye(6, dtype=np.float32)[np.arange(60) % 2]
+    assert certainty(few) == pytest.approx(certainty(many))
+    assert nuclear_norm(few) < 0.7 * nuclear_norm(many)
+
+
 @pytest.mark.parametrize(("frames", "classes"), [(40, 6), (6, 40), (8, 8), (1, 5)])
 def test_nuclear_norm_is_the_sum_of_singular_values(frames: int, classes: int) -> None:
     x = logits(np.random.default_rng(frames), frames, classes).astype(np.float64)
@@ -76,8 +90,9 @@ def test_scores_keep_when_frames_and_classes_change_places(
     lift = rng.normal(size=(frames, 1)).astype(np.float32)
     assert soft_agreement((p + lift)[order], q[order]) == pytest.approx(soft_agreement(p, q))
     assert nuclear_norm((p + lift)[order]) == pytest.approx(nuclear_norm(p), rel=1e-5)
-    for score in (soft_agreement(p, q), nuclear_norm(p)):
-        assert 0 <= score <= 1 + 1e-9
+    assert certainty((p + lift)[order]) == pytest.approx(certainty(p), abs=1e-5)
+    for score in (soft_agreement(p, q), certainty(p), nuclear_norm(p)):
+        assert -1e-9 <= score <= 1 + 1e-9
 
 
 @given(seed=SEEDS, points=st.integers(6, 40), scores=st.integers(1, 3))
@@ -157,7 +172,7 @@ def test_every_estimator_falls_when_everything_gets_worse(name: str) -> None:
         zero = ("weighted_zero_step", "zero_step")
         return {
             **dict.fromkeys((*names, *zero), flips),
-            **dict.fromkeys(("soft_agreement", "nuclear_norm"), quality),
+            **dict.fromkeys(("soft_agreement", "certainty", "nuclear_norm"), quality),
             "average_confidence": 100 * quality,
         }
 

@@ -53,7 +53,7 @@ def brightness(
         engine="onnxruntime",
         estimator="combined",
         soft_agreement=0.875,
-        nuclear_norm=0.5,
+        certainty=0.5,
         true_accuracy=None if labels is None else 100.0 * float((labels == 0).mean()),
     )
 

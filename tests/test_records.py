@@ -33,7 +33,7 @@ def an_estimate(accuracy: float | None = 71.25, source: str = "demo") -> Estimat
         engine="onnxruntime",
         estimator="combined",
         soft_agreement=0.875,
-        nuclear_norm=0.5,
+        certainty=0.5,
     )
 
 

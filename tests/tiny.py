@@ -56,7 +56,7 @@ KEYS = [
     "engine",
     "estimator",
     "soft_agreement",
-    "nuclear_norm",
+    "certainty",
 ]
 
 
@@ -117,8 +117,10 @@ def constant_calibration(
     """
     off = 3 * math.sqrt(5 / 8)
     points = tuple(
-        Point("clean", 0, i, accuracy + sign * off, *[0.0] * 6, agreement, norm, 90.0, 1.0)
-        for i, (sign, agreement, norm) in enumerate(product((-1, 1), (low, 1.0), (0.0, 1.0)))
+        Point(
+            "clean", 0, i, accuracy + sign * off, *[0.0] * 6, agreement, certainty, 0.5, 90.0, 1.0
+        )
+        for i, (sign, agreement, certainty) in enumerate(product((-1, 1), (low, 1.0), (0.0, 1.0)))
     )
     return Calibration(
         model=bundle.manifest.model,

@@ -10,7 +10,7 @@ DEFAULT = "combined"
 
 # Scores that go into a plane; accuracy rises with each of them.
 PLANES: dict[str, tuple[str, ...]] = {
-    "combined": ("soft_agreement", "nuclear_norm"),
+    "combined": ("soft_agreement", "certainty"),
 }
 # The score that goes into a quadratic, and whether accuracy rises with it.
 QUADRATICS: dict[str, tuple[str, bool]] = {
@@ -21,6 +21,7 @@ QUADRATICS: dict[str, tuple[str, bool]] = {
     "weighted-zero-step": ("weighted_zero_step", False),
     "zero-step": ("zero_step", False),
     "soft-agreement": ("soft_agreement", True),
+    "certainty": ("certainty", True),
     "nuclear-norm": ("nuclear_norm", True),
     "average-confidence": ("average_confidence", True),
 }

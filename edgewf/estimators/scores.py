@@ -24,11 +24,24 @@ def soft_agreement(deployed: Float32, adapted: Float32) -> float:
     return float(np.nan_to_num((p * q).sum(axis=1)).mean())
 
 
+def certainty(logits: Float32) -> float:
+    """Return 1 - H / ln K, H the mean entropy of the predictions, 0 to 1.
+
+    Each frame speaks for itself, so it does not matter how many classes a camera sees.
+
+    Args:
+        logits: [N, K], N at least 1.
+    """
+    _, _, entropy = softmax_entropy(logits)
+    return float(1 - entropy.mean() / np.log(logits.shape[1]))
+
+
 def nuclear_norm(logits: Float32) -> float:
     """Return the nuclear norm of the probabilities [N, K] over its upper bound, 0 to 1.
 
     ||P||_* / sqrt(min(N, K) N): high where predictions are sure and spread over many classes (Deng
-    et al., "Confidence and Dispersity Speak", ICML 2023, section 3).
+    et al., "Confidence and Dispersity Speak", ICML 2023, section 3). So low, too, where a camera
+    sees few classes.
 
     Args:
         logits: [N, K], N at least 1.
