@@ -8,7 +8,7 @@ forward.onnx      as probe.onnx, and the residuals that backward.onnx takes
 backward.onnx     dlogits, residuals, affine, source_weight -> affine_grad
 weights.bin       weights of the graphs, each stored once
 affine.npy        float32 [P], the deployed BatchNorm scales and shifts
-calibration.json  from flips to accuracy, once `edgewf calibrate` has run
+calibration.json  windows of known accuracy, once `edgewf calibrate` has run
 """
 
 from __future__ import annotations

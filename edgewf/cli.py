@@ -49,7 +49,7 @@ def main() -> None:
     """How accurate is the image classifier on this device right now, without labels?
 
     edgewf exports a classifier with only its BatchNorm scale and shift trainable, runs short
-    bursts of entropy minimisation on live frames, counts how many predictions flip, and turns
+    bursts of entropy minimisation on live frames, looks how the predictions change, and turns
     that into an accuracy with an interval.
     """
 

@@ -36,7 +36,7 @@ def calibrate(
     threads: int | None,
     **burst: Any,
 ) -> None:
-    """Fit the function from flips to accuracy on labelled images."""
+    """Run bursts on shifted labelled images, which estimators are fitted to."""
     from edgewf.bundle import Bundle
     from edgewf.calibrate import calibrate as run
     from edgewf.calibrate import draw_windows
