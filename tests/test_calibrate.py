@@ -343,7 +343,7 @@ def test_ctrl_c_on_the_command_line(bundle: Bundle, data: Path) -> None:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "edgewf: interrupted: finished points are kept" in errors
     assert "Traceback" not in errors
 

@@ -75,7 +75,10 @@ class OpenVINOCPU(HostEngine):
         request = self._request(graph, len(feed["images"]))
         for name, value in feed.items():
             request.set_tensor(name, ov.Tensor(np.ascontiguousarray(value)))
-        request.infer()
+        # On a thread of OpenVINO's: Ctrl-C would else be raised inside `_ask`, and OpenVINO
+        # swallows what its callbacks raise.
+        request.start_async()
+        request.wait()
         result: Float32 = request.get_tensor(output).data.copy()
         return result
 
