@@ -127,7 +127,7 @@ class BurstKernels:
             raise ValueError(f"window {window}, steps {steps}, affine of {len(affine)}")
         if not 0 < loss_scale < np.inf:
             raise ValueError(f"loss scale {loss_scale}: need a finite number above 0")
-        self._cuda = cuda = _pycuda()
+        self._cuda = cuda = pycuda_driver()
         self._stream = stream
         self._loss_scale = loss_scale
         self._window = window
@@ -290,7 +290,12 @@ def result(arena: layout.Arena, block: NDArray[np.uint8]) -> BurstResult:
     )
 
 
-def _pycuda() -> Any:
+def pycuda_driver() -> Any:
+    """Return pycuda.driver.
+
+    Raises:
+        EdgewfError: it cannot be imported; says what to install.
+    """
     try:
         import pycuda.driver
     except ImportError as error:

@@ -115,8 +115,8 @@ def use(patch: pytest.MonkeyPatch, *, integrated: bool = False) -> Log:
         "memcpy_dtoh_async": lambda array, at, stream: copy(array.ctypes.data, at, array.nbytes),
     }
     stand_in = SimpleNamespace(**{**vars(base), **attributes})
-    patch.setattr(gpu_module, "_pycuda", lambda: stand_in)
-    patch.setattr(kernels, "_pycuda", lambda: stand_in)
+    patch.setattr(gpu_module, "pycuda_driver", lambda: stand_in)
+    patch.setattr(kernels, "pycuda_driver", lambda: stand_in)
     patch.setattr(kernels, "cubin", cubin)
     patch.setattr(device_engine, "CudaGraph", HostGraph)
     return log

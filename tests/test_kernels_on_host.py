@@ -44,7 +44,7 @@ def kernels(
     backwards: bool = False,
 ) -> BurstKernels:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "_pycuda", lambda: driver(backwards=backwards))
+        patch.setattr(device, "pycuda_driver", lambda: driver(backwards=backwards))
         patch.setattr(device, "cubin", cubin)
         return BurstKernels(
             np.ones(3, np.float32) if affine is None else affine,
@@ -396,7 +396,7 @@ def test_more_than_there_is_room_for_is_refused_and_writes_nothing_outside() -> 
 
 
 def test_the_gpu_check_passes_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_pycuda", driver)
+    monkeypatch.setattr(device, "pycuda_driver", driver)
     monkeypatch.setattr(device, "cubin", cubin)
     gpu = gpu_check.Gpu(driver(), STREAM)
     pairs = gpu_check.PAIRS
@@ -407,7 +407,7 @@ def test_the_gpu_check_passes_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_gpu_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_pycuda", driver)
+    monkeypatch.setattr(device, "pycuda_driver", driver)
     monkeypatch.setattr(device, "cubin", cubin)
     gpu = gpu_check.Gpu(driver(), STREAM)
     x = normal(8, 10, 4)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgewf.engines import Images
 from edgewf.errors import EdgewfError
+from edgewf.kernels.device import pycuda_driver
 
 # Pinned memory that the frames of a burst may take; a longer burst waits for its oldest batch.
 STAGING_BYTES = 256 << 20
@@ -37,7 +38,7 @@ class Gpu:
         Raises:
             EdgewfError: pycuda or the GPU is missing, or cannot be used.
         """
-        self._cuda = cuda = _pycuda()
+        self._cuda = cuda = pycuda_driver()
         try:
             cuda.init()
             device = cuda.Device(0)
@@ -204,14 +205,3 @@ class Frames:
         """Give the memory back."""
         if self._memory is not None:
             self._memory.free()
-
-
-def _pycuda() -> Any:
-    try:
-        import pycuda.driver
-    except ImportError as error:
-        raise EdgewfError(
-            f"pycuda cannot be imported ({error}): pip install pycuda, with nvcc on the PATH; "
-            "it needs the driver's libcuda.so.1 too"
-        ) from error
-    return pycuda.driver
