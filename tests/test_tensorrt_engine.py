@@ -95,6 +95,8 @@ class Engine:
 
 
 class FakeLogger:
+    """Abstract, as TensorRT's own: who makes a runtime brings a logger that takes messages."""
+
     ERROR = 1
 
     def log(self, severity: int, message: str) -> None:
@@ -143,8 +145,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
         TensorIOMode=SimpleNamespace(INPUT="in"),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
     )
-    monkeypatch.setattr(tensorrt, "MODULES", ("a_tensorrt_rtx",))
-    monkeypatch.setattr(tensorrt, "find_spec", lambda name: object())
+    monkeypatch.setattr(tensorrt, "installed_module", lambda: "a_tensorrt_rtx")
     monkeypatch.setattr(tensorrt, "importlib", SimpleNamespace(import_module=lambda name: module))
 
     def build(graph: Path, batches: Any) -> Plan:

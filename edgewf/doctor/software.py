@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewf.doctor.files import output
-from edgewf.engines.tensorrt_builder import MODULES
+from edgewf.engines.tensorrt_builder import installed_module
 
 _CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 
@@ -27,7 +27,7 @@ def software() -> dict[str, Any]:
         providers = list(importlib.import_module("onnxruntime").get_available_providers())
     if opencv is not None and opencv["problem"] is None:
         gstreamer = gstreamer_support(importlib.import_module("cv2").getBuildInformation())
-    tensorrt = next((name for name in MODULES if find_spec(name) is not None), None)
+    tensorrt = installed_module()
     return {
         "onnxruntime": onnxruntime,
         "providers": providers,

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from edgewf.bundle import Bundle
 from edgewf.engines import Engine
 from edgewf.engines.cuda_devices import NoCudaError, cuda_driver
-from edgewf.engines.tensorrt_builder import INSTALL, MODULES
+from edgewf.engines.tensorrt_builder import INSTALL, installed_module
 from edgewf.errors import EdgewfError
 
 AUTO = "auto"
@@ -114,11 +114,6 @@ def _load(candidate: Candidate, bundle: Bundle, threads: int | None) -> Engine:
     return engine
 
 
-def tensorrt_module() -> str | None:
-    """Return the name of the TensorRT module that is installed, None without one."""
-    return next((name for name in MODULES if find_spec(name) is not None), None)
-
-
 def _gpu() -> Iterator[Lack]:
     try:
         cuda_driver()
@@ -130,7 +125,7 @@ def _gpu() -> Iterator[Lack]:
 
 def _tensorrt() -> Iterator[Lack]:
     yield from _gpu()
-    if tensorrt_module() is None:
+    if installed_module() is None:
         yield Lack("no TensorRT module", INSTALL)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from edgewf.bundle import Bundle
 from edgewf.engines.device import DeviceEngine, DeviceGraph, Tensor
 from edgewf.engines.gpu import Gpu, Memory
-from edgewf.engines.tensorrt_builder import INSTALL, MODULES, PlanBuilder
+from edgewf.engines.tensorrt_builder import INSTALL, PlanBuilder, error_log, installed_module
 from edgewf.engines.tensorrt_plans import batches_for, build_plans, plan_path, target_here
 from edgewf.errors import EdgewfError
 
@@ -67,12 +66,12 @@ class Runtime:
         Raises:
             EdgewfError: there is none, or it does not load.
         """
-        self._module = next((name for name in MODULES if find_spec(name) is not None), None)
+        self._module = installed_module()
         if self._module is None:
             raise EdgewfError(f"no TensorRT module is installed: {INSTALL}")
         try:
             self.trt: Any = importlib.import_module(self._module)
-            self.log = _log(self.trt)
+            self.log = error_log(self.trt)
             with gpu.current("starting TensorRT"):
                 self._runtime = self.trt.Runtime(self.log)
         except (ImportError, OSError, RuntimeError, TypeError) as error:
@@ -204,18 +203,3 @@ def _context(trt: Any, engine: Any) -> Any:
         trt.DynamicShapesKernelSpecializationStrategy.EAGER
     )
     return engine.create_execution_context(config)
-
-
-def _log(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors: calls that fail say no more than that."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.complaints: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                self.complaints.append(message.strip())
-
-    return Log()

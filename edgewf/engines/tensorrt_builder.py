@@ -32,6 +32,11 @@ INSTALL_WITHOUT_GPU = (
 LARGEST_BATCH = 64
 
 
+def installed_module() -> str | None:
+    """Return the name of the first TensorRT module that is installed, None without one."""
+    return next((name for name in MODULES if find_spec(name) is not None), None)
+
+
 @dataclass(frozen=True)
 class Batches:
     """Batch sizes that a plan takes, and the one that its kernels are chosen for."""
@@ -115,7 +120,7 @@ class PlanBuilder:
         log = None
         try:
             self._trt: Any = importlib.import_module(name)
-            self._log = log = _log(self._trt)
+            self._log = log = error_log(self._trt)
             self._builder = self._trt.Builder(log)
         except Exception as error:  # without a piece or a driver it raises whatever it likes
             complaints: list[str] = log.complaints if log else []
@@ -226,9 +231,11 @@ def _parser_complaint(parser: Any) -> tuple[str, str]:
     return node, error.desc().strip()
 
 
-def _log(trt: Any) -> Any:
+def error_log(trt: Any) -> Any:
+    """Return a logger of a TensorRT module that keeps errors as `complaints`."""
+
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors, which are the only place that tells why a build failed."""
+        """Keeps errors, which are the only place that tells why a call failed."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
