@@ -55,6 +55,12 @@ class Point:
         return self.shift, self.severity, self.window
 
 
+def fit_points(name: str, points: Sequence[Point]) -> Fitted:
+    """Fit an estimator to points, see `edgewf.estimators.fitted.fit`."""
+    shifts, accuracies = [p.shift for p in points], [p.accuracy for p in points]
+    return fit(name, [asdict(p) for p in points], accuracies, shifts)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Points together with everything they are valid for.
@@ -106,12 +112,7 @@ class Calibration:
         Raises:
             EdgewfError: an unknown name, or points that fix no curve.
         """
-        return fit(
-            name,
-            [asdict(point) for point in self.points],
-            [point.accuracy for point in self.points],
-            [point.shift for point in self.points],
-        )
+        return fit_points(name, self.points)
 
     def fits(self, manifest: Manifest) -> bool:
         """Tell whether it was made for this model's weights and preprocessing."""

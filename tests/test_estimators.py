@@ -127,11 +127,11 @@ def test_the_interval_widens_away_from_the_points() -> None:
     x = rng.uniform(0.4, 0.6, (20, 2))
     y = 100 * x.mean(axis=1) + rng.normal(0, 2, 20)
     plane = Linear.fit(x, y, ["a"] * 20)
-    widths = [np.diff(plane.interval([v, v], 10**9))[0] for v in (0.5, 0.6, 0.7, 0.8)]
+    widths = [np.diff(plane.interval(v, v, frames=10**9))[0] for v in (0.5, 0.6, 0.7, 0.8)]
     assert widths == sorted(widths)
-    assert plane.covers([0.5, 0.5])
-    assert not plane.covers([0.5, 0.7])
-    assert not plane.covers([0.3, 0.5])
+    assert plane.covers(0.5, 0.5)
+    assert not plane.covers(0.5, 0.7)
+    assert not plane.covers(0.3, 0.5)
 
 
 def test_leverage_is_that_of_ordinary_least_squares() -> None:
@@ -153,7 +153,7 @@ def test_nine_in_ten_intervals_hold_the_truth() -> None:
         plane = Linear.fit(x, y, ["a", "b", "c"] * 14)
         new = rng.uniform(0.1, 0.9, 2)
         p = np.clip(10 + new @ [50, 20] + rng.normal(0, 4), 0, 100) / 100
-        low, high = plane.interval(new, frames)
+        low, high = plane.interval(*new, frames=frames)
         hits += low <= 100 * rng.binomial(frames, p) / frames <= high
     assert 0.86 <= hits / runs <= 0.96
 

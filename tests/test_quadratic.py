@@ -145,9 +145,9 @@ def test_interval_holds_the_estimate_and_narrows_with_frames(
     x: float, frames: int, spread: float
 ) -> None:
     f = Quadratic(1e-4, -0.2, 80.0, 0.0, 400.0, spread, 21)
-    low, high = f.interval(x, frames)
+    low, high = f.interval(x, frames=frames)
     assert 0 <= low <= f(x) <= high <= 100
-    fewer = f.interval(x, frames // 2)
+    fewer = f.interval(x, frames=frames // 2)
     assert fewer[0] <= low
     assert high <= fewer[1]
     if 0 < f(x) < 100:
@@ -157,14 +157,14 @@ def test_interval_holds_the_estimate_and_narrows_with_frames(
 def test_interval_by_hand() -> None:
     # Binomial: 100 sqrt(0.5 * 0.5 / 400) = 2.5 points; with 2.5 of spread sqrt(12.5) = 3.536.
     f = Quadratic(0.0, 0.0, 50.0, 0.0, 100.0, 2.5, 1_000_003)
-    low, high = f.interval(50, 400)
+    low, high = f.interval(50, frames=400)
     assert (high - low) / 2 == pytest.approx(1.6449 * 3.5355, rel=1e-4)
     assert (high + low) / 2 == pytest.approx(50)
 
 
 @pytest.mark.parametrize(("count", "student"), [(24, 1.721), (13, 1.812), (45, 1.682)])
 def test_few_points_widen_the_interval_as_student_does(count: int, student: float) -> None:
-    low, high = Quadratic(0.0, 0.0, 50.0, 0.0, 1.0, 5.0, count).interval(0, 10**9)
+    low, high = Quadratic(0.0, 0.0, 50.0, 0.0, 1.0, 5.0, count).interval(0, frames=10**9)
     assert (high - low) / 2 / 5 == pytest.approx(student, rel=0.01)
 
 
@@ -178,6 +178,6 @@ def test_nine_in_ten_intervals_hold_the_truth() -> None:
         new = rng.uniform(20, 280)
         p = np.clip(80 - 0.2 * new + rng.normal(0, 4), 0, 100) / 100
         seen = 100 * rng.binomial(frames, p) / frames
-        low, high = fitted.interval(new, frames)
+        low, high = fitted.interval(new, frames=frames)
         hits += low <= seen <= high
     assert 0.86 <= hits / runs <= 0.95

@@ -22,10 +22,9 @@ from benchmarks.accuracy.cells import Cell, halves, measure_cells
 from benchmarks.accuracy.figure import draw
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle
-from edgewf.calibration import Point
+from edgewf.calibration import Point, fit_points
 from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT, NAMES
-from edgewf.estimators.fitted import Fitted, fit
 from edgewf.report import burst_text
 from edgewf.shifts import SEVERITIES, calibration_shifts
 
@@ -39,7 +38,7 @@ def rows(calibration: list[Point], evaluation: list[Point], frames: int) -> list
     raw = np.array([p.average_confidence - p.accuracy for p in evaluation])
     result = [_row("average confidence, raw", raw, evaluation)]
     for name in NAMES:
-        estimator = fitted(name, calibration)
+        estimator = fit_points(name, calibration)
         scores = [asdict(p) for p in evaluation]
         truth = [p.accuracy for p in evaluation]
         errors = np.array([estimator(x) - y for x, y in zip(scores, truth, strict=True)])
@@ -48,12 +47,6 @@ def rows(calibration: list[Point], evaluation: list[Point], frames: int) -> list
         row = _row(name, errors, evaluation)
         result.append({**row, "coverage": float(100 * np.mean(held)), "formula": str(estimator)})
     return result
-
-
-def fitted(name: str, points: list[Point]) -> Fitted:
-    """Fit an estimator to points."""
-    shifts, accuracies = [p.shift for p in points], [p.accuracy for p in points]
-    return fit(name, [asdict(p) for p in points], accuracies, shifts)
 
 
 def _row(name: str, errors: np.ndarray, points: list[Point]) -> dict[str, object]:
@@ -108,7 +101,7 @@ def main(
     clean, *evaluation = measure_cells(
         engine, settings, *second, [CLEAN, *EVALUATION], folder / f"{stem}.evaluation.jsonl", 0
     )
-    estimator = fitted(DEFAULT, calibration)
+    estimator = fit_points(DEFAULT, calibration)
     table = rows(calibration, evaluation, settings.window)
     truth = [p.accuracy for p in evaluation]
     lines = [

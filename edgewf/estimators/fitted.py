@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edgewf.errors import EdgewfError
 from edgewf.estimators import NAMES, PLANES, QUADRATICS
 from edgewf.estimators.linear import Linear
@@ -30,47 +32,33 @@ class Fitted:
 
     def __str__(self) -> str:
         """Return the formula."""
-        curve = self.curve
-        if isinstance(curve, Linear):
-            terms = zip(curve.coefficients, self.scores, strict=True)
-            return " ".join([f"{curve.intercept:.4g}", *(f"{c:+.4g} {name}" for c, name in terms)])
-        return f"{curve.a:.6g} x² {curve.b:+.6g} x {curve.c:+.6g}, x = {self.scores[0]}"
+        return self.curve.formula(*self.scores)
 
     def record(self) -> dict[str, Any]:
         """Return what `edgewf inspect --json` prints."""
-        curve = self.curve
-        ranges = (
-            (list(curve.low), list(curve.high))
-            if isinstance(curve, Linear)
-            else ([curve.low], [curve.high])
-        )
         return {
             "name": self.name,
             "scores": list(self.scores),
             "formula": str(self),
-            "low": ranges[0],
-            "high": ranges[1],
-            "residual_std": curve.residual_std,
+            "low": np.atleast_1d(self.curve.low).tolist(),
+            "high": np.atleast_1d(self.curve.high).tolist(),
+            "residual_std": self.curve.residual_std,
         }
 
     def __call__(self, scores: Scores) -> float:
         """Return the accuracy in percent."""
-        x = [scores[name] for name in self.scores]
-        return self.curve(x) if isinstance(self.curve, Linear) else self.curve(x[0])
+        return self.curve(*self._chosen(scores))
 
     def interval(self, scores: Scores, frames: int) -> tuple[float, float]:
         """Return the 90 % interval (low, high) in percent for an estimate from `frames` frames."""
-        x = [scores[name] for name in self.scores]
-        if isinstance(self.curve, Linear):
-            return self.curve.interval(x, frames)
-        return self.curve.interval(x[0], frames)
+        return self.curve.interval(*self._chosen(scores), frames=frames)
 
     def covers(self, scores: Scores) -> bool:
         """Tell whether the calibration saw scores like these."""
-        x = [scores[name] for name in self.scores]
-        if isinstance(self.curve, Linear):
-            return self.curve.covers(x)
-        return self.curve.low <= x[0] <= self.curve.high
+        return self.curve.covers(*self._chosen(scores))
+
+    def _chosen(self, scores: Scores) -> list[float]:
+        return [scores[name] for name in self.scores]
 
 
 def fit(

@@ -81,12 +81,12 @@ class Linear:
             inverse=inverse,
         )
 
-    def __call__(self, x: Sequence[float]) -> float:
-        """Return the accuracy in percent, within 0 and 100, for the scores [m]."""
+    def __call__(self, *x: float) -> float:
+        """Return the accuracy in percent, within 0 and 100, for the m scores."""
         value = self.intercept + sum(c * v for c, v in zip(self.coefficients, x, strict=True))
         return min(max(value, 0.0), 100.0)
 
-    def interval(self, x: Sequence[float], frames: int) -> tuple[float, float]:
+    def interval(self, *x: float, frames: int) -> tuple[float, float]:
         """Return the 90 % interval (low, high) in percent for an estimate from `frames` frames.
 
         The spread of the points grows with the leverage of x: the further a window lies from
@@ -94,11 +94,16 @@ class Linear:
         """
         row = np.array([1.0, *x])
         spread = self.residual_std * math.sqrt(1 + float(row @ self.inverse @ row))
-        return interval(self(x), spread, self.points - len(self.coefficients) - 1, frames)
+        return interval(self(*x), spread, self.points - len(self.coefficients) - 1, frames)
 
-    def covers(self, x: Sequence[float]) -> bool:
+    def covers(self, *x: float) -> bool:
         """Tell whether each score lies in the range of the points."""
         return all(a <= v <= b for a, v, b in zip(self.low, x, self.high, strict=True))
+
+    def formula(self, *names: str) -> str:
+        """Return it as text, with the names of the scores."""
+        terms = zip(self.coefficients, names, strict=True)
+        return " ".join([f"{self.intercept:.4g}", *(f"{c:+.4g} {name}" for c, name in terms)])
 
 
 def _least_squares(columns: Matrix, y: Matrix) -> Matrix:

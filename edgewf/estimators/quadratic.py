@@ -77,7 +77,7 @@ class Quadratic:
         value += (2 * self.a * inside + self.b) * (x - inside)
         return min(max(value, 0.0), 100.0)
 
-    def interval(self, x: float, frames: int) -> tuple[float, float]:
+    def interval(self, x: float, *, frames: int) -> tuple[float, float]:
         """Return the 90 % interval (low, high) in percent for an estimate from `frames` frames.
 
         Two independent errors add: the spread of the calibration windows around f, and the
@@ -85,3 +85,11 @@ class Quadratic:
         Student's, to first order in 1 / degrees of freedom.
         """
         return interval(self(x), self.residual_std, self.points - 3, frames)
+
+    def covers(self, x: float) -> bool:
+        """Tell whether x lies in the range of the points."""
+        return self.low <= x <= self.high
+
+    def formula(self, name: str) -> str:
+        """Return it as text, with the name of x."""
+        return f"{self.a:.6g} x² {self.b:+.6g} x {self.c:+.6g}, x = {name}"
