@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import onnx
 import pytest
@@ -150,6 +151,21 @@ def test_an_interrupt_ends_the_build(
             builder.build(tiny.path("backward.onnx"), BATCHES)
     assert "cancel" in builder._log.complaints[-1].lower()
     builder.build(tiny.path("backward.onnx"), BATCHES)
+
+
+def test_an_interrupt_at_the_start_ends_the_build(
+    builder: PlanBuilder, tiny: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *call: Any) -> NoReturn:
+            super().submit(*call)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorrt_builder, "ThreadPoolExecutor", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            builder.build(tiny.path("backward.onnx"), BATCHES)
+    assert "cancel" in builder._log.complaints[-1].lower()
 
 
 def export(model: str, folder: Path) -> Result:

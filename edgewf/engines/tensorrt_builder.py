@@ -181,9 +181,8 @@ class PlanBuilder:
         monitor = _monitor(self._trt)
         config.progress_monitor = monitor
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(self._builder.build_serialized_network, network, config)
             try:
-                return future.result()
+                return pool.submit(self._builder.build_serialized_network, network, config).result()
             except BaseException:
                 monitor.cancelled = True
                 raise
