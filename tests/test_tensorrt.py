@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -153,19 +152,31 @@ def test_an_interrupt_ends_the_build(
     builder.build(tiny.path("backward.onnx"), BATCHES)
 
 
-def test_an_interrupt_at_the_start_ends_the_build(
+def test_an_interrupt_at_the_start_leaves_no_build_running(
     builder: PlanBuilder, tiny: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted(ThreadPoolExecutor):
-        def submit(self, *call: Any) -> NoReturn:
-            super().submit(*call)
-            raise KeyboardInterrupt
+    plain, start = tensorrt_builder._monitor, threading.Thread.start
+    begun: list[str] = []
+
+    def slow(trt: Any) -> Any:
+        class Monitor(type(plain(trt))):
+            def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+                begun.append(phase)
+                time.sleep(0.5)
+
+        return Monitor()
+
+    def interrupted(thread: threading.Thread) -> NoReturn:
+        start(thread)
+        time.sleep(0.2)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tensorrt_builder, "ThreadPoolExecutor", Interrupted)
+        patch.setattr(tensorrt_builder, "_monitor", slow)
+        patch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
             builder.build(tiny.path("backward.onnx"), BATCHES)
-    assert "cancel" in builder._log.complaints[-1].lower()
+        assert not begun or "cancel" in builder._log.complaints[-1].lower()
 
 
 def export(model: str, folder: Path) -> Result:

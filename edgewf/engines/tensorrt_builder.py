@@ -181,6 +181,9 @@ class PlanBuilder:
         monitor = _monitor(self._trt)
         config.progress_monitor = monitor
         with ThreadPoolExecutor(1) as pool:
+            # The pool forgets a thread whose start is interrupted, and would not wait for it: so
+            # it starts before there is anything to wait for.
+            pool.submit(int).result()
             try:
                 return pool.submit(self._builder.build_serialized_network, network, config).result()
             except BaseException:
