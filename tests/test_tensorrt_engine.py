@@ -166,6 +166,25 @@ def test_a_burst_agrees_with_the_cpu_engine(bundle: Bundle, window: Images, log:
     assert HostGraph.recorded == 3
 
 
+def test_a_step_is_recorded_again_where_its_scratch_memory_has_moved(
+    bundle: Bundle, window: Images, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = Context.update_device_memory_size_for_shapes
+
+    def more_for_few(context: Context) -> int:
+        context._needed = 10**6 // min(n for s in context._shapes.values() for n in s[:1] or [1])
+        return context._needed if "source_weight" not in context._shapes else size(context)
+
+    monkeypatch.setattr(Context, "update_device_memory_size_for_shapes", more_for_few)
+    engine = TensorRT(bundle)
+    first = run_burst(engine, window, SETTINGS).record
+    scratch = engine.scratch_address
+    engine.infer(window[:1])
+    assert engine.scratch_address != scratch
+    assert run_burst(engine, window, SETTINGS).record.affine_change == first.affine_change
+    assert HostGraph.recorded == 2
+
+
 def test_plans_are_built_once_and_inference_takes_any_batch(
     bundle: Bundle, window: Images, log: Log
 ) -> None:

@@ -79,7 +79,8 @@ class _Room:
         fits: that batch size, window and number of steps.
         memory: of the graphs' tensors, by name.
         addresses: of all tensors but `images`.
-        recorded: the whole step as a CUDA graph, by the address of its frames.
+        recorded: the whole step as a CUDA graph, by the addresses of its frames and of the
+            runtime's scratch memory.
         logits: pinned memory for those of the window, [window, K], deployed, before and after.
         filled: rows of each that were enqueued in this burst.
         ranked: the initial confidences of this burst are ranked.
@@ -90,7 +91,7 @@ class _Room:
     frames: Frames
     memory: dict[str, Memory]
     addresses: dict[str, int]
-    recorded: dict[int, CudaGraph]
+    recorded: dict[tuple[int, int], CudaGraph]
     logits: dict[Mode, NDArray[Any]]
     filled: dict[Mode, int]
     ranked: bool = False
@@ -139,6 +140,11 @@ class DeviceEngine(ABC):
             self._infer_memory = gpu.allocate(logits.size(self._infer_batch))
             self._infer_logits = gpu.pinned(logits.fixed(self._infer_batch), logits.dtype)
 
+    @property
+    def scratch_address(self) -> int:
+        """Where the runtime's graphs compute; a recorded step writes there even after it moved."""
+        return 0
+
     @abstractmethod
     def load(self, name: str, batch: int) -> DeviceGraph:
         """Load a graph of the bundle for batches of up to `batch`.
@@ -182,7 +188,7 @@ class DeviceEngine(ABC):
             if not self.records_steps:
                 self._enqueue_step(room.kernels, batch, addresses)
                 return
-            place = addresses["images"]
+            place = addresses["images"], self.scratch_address
             if place not in room.recorded:
                 room.recorded[place] = CudaGraph(
                     self.gpu.stream_handle,

@@ -39,6 +39,10 @@ class TensorRT(DeviceEngine):
         self._runtime = Runtime(gpu)
         super().__init__(bundle, gpu)
 
+    @property
+    def scratch_address(self) -> int:
+        return self._runtime.scratch.address
+
     def load(self, name: str, batch: int) -> DeviceGraph:
         batches, target = batches_for(self.bundle, batch), self._runtime.target
         path = plan_path(self.bundle, name, batches, target)
