@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from skimage import data
 
 from benchmarks.graphs.networks import build, bundle, gradient, normalised
 from benchmarks.machine import describe_machine, machine_line
-from edgewf.bundle import Bundle
+from benchmarks.pictures import photographs, pieces
 from edgewf.engines.host import HostEngine
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.openvino_cpu import OpenVINOCPU
@@ -34,19 +33,6 @@ from edgewf.kernels.reference import Objective, em_objective
 
 MODELS = ("resnet50", "efficientnet_lite0", "mobilenet_v2")
 BASELINE = "PyTorch eager"
-
-
-def photographs(of: Bundle, batch: int) -> NDArray[np.uint8]:
-    """Return pieces of four photographs as the graphs take them, uint8 [B, S, S, 3]."""
-    rng = np.random.default_rng(0)
-    pictures = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
-    frames = []
-    for i in range(batch):
-        picture = pictures[i % len(pictures)]
-        side = int(rng.integers(150, min(picture.shape[:2])))
-        top, left = (int(rng.integers(n - side + 1)) for n in picture.shape[:2])
-        frames.append(of.manifest.preprocessing(picture[top : top + side, left : left + side]))
-    return np.stack(frames)
 
 
 def entropy_gradient(engine: HostEngine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -59,7 +45,7 @@ def measure(name: str, batch: int, repeats: int, threads: int) -> dict[str, Any]
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         exported = bundle(name, Path(folder) / name)
-        images = photographs(exported, batch)
+        images = pieces(photographs(), exported.manifest.preprocessing, batch)
         x = normalised(images, exported)
         module, last = build(name), build(name).to(memory_format=torch.channels_last)
         x_last = x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,167 @@
+"""The stages of the GPU check, each a process of its own: what it runs, and what came of it.
+
+A stage prints one JSON object a line, so that one that crashes, hangs or runs out of time leaves
+what it had found. A record may say "skipped" with the reason, or "passed".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Trained weights first: agreement of flips means most there.
+MODELS = ("efficientnet_lite0", "mobilenet_v3_large", "resnet50")
+ENGINES = ("tensorrt", "ort-cuda", "ort-tensorrt")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the check.
+
+    Attributes:
+        name: as `--only` spells it, or a beginning of it does.
+        command: module and arguments; "{bundles}" becomes the folder of bundles.
+        limit: seconds it may take.
+        correctness: its failure fails the check; else it misses a target at worst.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+    correctness: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage came to.
+
+    Attributes:
+        stage: its name.
+        status: "passed", "failed" (a correctness check), "missed" (a target), "skipped",
+            "measured" (nothing to pass or miss), "crashed" or "timed out".
+        correctness: see `Stage`.
+        seconds: it took.
+        records: that it printed.
+        reason: why it was skipped or ended early, the end of what it wrote to stderr; or "".
+    """
+
+    stage: str
+    status: str
+    correctness: bool
+    seconds: float
+    records: tuple[Record, ...]
+    reason: str
+
+    @property
+    def broken(self) -> bool:
+        """A correctness check did not hold, or could not come to its end."""
+        return self.correctness and self.status in ("failed", "crashed", "timed out")
+
+
+def stages() -> tuple[Stage, ...]:
+    """Return every stage: correctness first, and within it what the rest stands on."""
+    kernels = "benchmarks.gpu.kernels"
+    checks = ("correctness", 90.0), ("reproducibility", 30.0), ("sanitizer", 90.0)
+    speeds = ("bandwidth", 45.0), ("latency", 20.0), ("torch", 60.0)
+    return (
+        *(Stage(f"kernels/{x}", (kernels, "--only", x), s, True) for x, s in checks),
+        *(_engine_stage("plans", model, "tensorrt", 120.0) for model in MODELS[:1]),
+        *(_engine_stage("agreement", MODELS[0], engine, 60.0, True) for engine in ENGINES),
+        *(Stage(f"kernels/{x}", (kernels, "--only", x), s) for x, s in speeds),
+        *(_engine_stage("plans", model, "tensorrt", 120.0) for model in MODELS[1:]),
+        *(_engine_stage("latency", model, engine, 45.0) for model in MODELS for engine in ENGINES),
+        *(Stage(f"torch/{m}", ("benchmarks.gpu.torch_step", m), 60.0) for m in MODELS),
+        *(
+            _engine_stage("agreement", model, engine, 60.0, True)
+            for model in MODELS[1:]
+            for engine in ENGINES
+        ),
+    )
+
+
+def _engine_stage(
+    what: str, model: str, engine: str, limit: float, correctness: bool = False
+) -> Stage:
+    command = ("benchmarks.gpu.engines", what, engine, f"{{bundles}}/{model}")
+    return Stage(f"{what}/{model}/{engine}", command, limit, correctness)
+
+
+def run(stage: Stage, python: str, bundles: Path, left: float) -> Outcome:
+    """Run a stage.
+
+    Args:
+        stage: which.
+        python: interpreter that has the packages.
+        bundles: folder of exported models.
+        left: seconds that the whole check still has.
+    """
+    if left <= 0:
+        return Outcome(stage.name, "skipped", stage.correctness, 0.0, (), "no time was left")
+    command = [python, "-m", *(x.replace("{bundles}", os.fspath(bundles)) for x in stage.command)]
+    start = time.perf_counter()
+    late = False
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        # A group of its own, so that a stage that hangs goes with all it has started.
+        child = subprocess.Popen(command, stdout=out, stderr=err, text=True, start_new_session=True)
+        try:
+            child.wait(min(stage.limit, left))
+        except subprocess.TimeoutExpired:
+            late = True
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        printed, complaints = ([*_lines(stream)] for stream in (out, err))
+    seconds = time.perf_counter() - start
+    records = tuple(json.loads(line) for line in printed if line.startswith("{") and _whole(line))
+    status, reason = judge(records, child.returncode, late, stage.correctness)
+    if late:
+        reason = f"stopped after {seconds:.0f} s"
+    elif status == "crashed":
+        reason = f"exit status {child.returncode}: {' / '.join(complaints[-3:]) or 'no message'}"
+    return Outcome(stage.name, status, stage.correctness, seconds, records, reason)
+
+
+def judge(
+    records: tuple[Record, ...], returncode: int, late: bool, correctness: bool
+) -> tuple[str, str]:
+    """Return status and reason of a stage that ended.
+
+    A check that exits with status 1 after a record that says "passed": false has not crashed.
+    """
+    verdicts = [record["passed"] for record in records if "passed" in record]
+    if False in verdicts:
+        return ("failed" if correctness else "missed"), ""
+    if late:
+        return "timed out", ""
+    if returncode:
+        return "crashed", ""
+    skipped = [str(record["skipped"]) for record in records if "skipped" in record]
+    if skipped and len(skipped) == len(records):
+        return "skipped", skipped[0]
+    if not records:
+        return "crashed", ""
+    return ("passed" if verdicts else "measured"), ""
+
+
+def _lines(stream: Any) -> list[str]:
+    stream.seek(0)
+    return [line.rstrip() for line in stream if line.strip()]
+
+
+def _whole(line: str) -> bool:
+    """Whether a line is JSON to its end; one that a killed stage was writing is not."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
