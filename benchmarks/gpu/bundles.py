@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.gpu.stages import MODELS
+from benchmarks.gpu.stages import BUNDLES, FP16
 
 PICTURES = "photographs.npz"
 
@@ -22,16 +22,21 @@ PICTURES = "photographs.npz"
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def main(folder: Path) -> None:
-    """Export each model into FOLDER; one that is there stays."""
-    from benchmarks.graphs.networks import bundle
+    """Export each bundle into FOLDER; one that is there stays."""
+    try:
+        from benchmarks.graphs.networks import bundle
+    except ImportError as error:
+        click.echo(json.dumps({"skipped": f"no models can be made here ({error})"}))
+        return
     from benchmarks.pictures import photographs
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / PICTURES).exists():
         np.savez_compressed(folder / PICTURES, *photographs())
-    for name in MODELS:
+    for name in BUNDLES:
         if not (folder / name / "manifest.json").exists():
-            bundle(name, folder / name)
+            precision = "fp16" if name.endswith(FP16) else "fp32"
+            bundle(name.removesuffix(FP16), folder / name, precision=precision)
         click.echo(json.dumps({"bundle": name}))
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 # Trained weights first: agreement of flips means most there.
 MODELS = ("efficientnet_lite0", "mobilenet_v3_large", "resnet50")
 ENGINES = ("tensorrt", "ort-cuda", "ort-tensorrt")
+FP16 = "-fp16"  # ends the names of fp16 bundles
+BUNDLES = (*MODELS, f"{MODELS[0]}{FP16}", f"{MODELS[2]}{FP16}")
 
 Record = dict[str, Any]
 
@@ -72,27 +75,33 @@ def stages() -> tuple[Stage, ...]:
     kernels = "benchmarks.gpu.kernels"
     checks = ("correctness", 90.0), ("reproducibility", 30.0), ("sanitizer", 90.0)
     speeds = ("bandwidth", 45.0), ("latency", 20.0), ("torch", 60.0)
+    first, *others = BUNDLES
     return (
         *(Stage(f"kernels/{x}", (kernels, "--only", x), s, True) for x, s in checks),
-        *(_engine_stage("plans", model, "tensorrt", 120.0) for model in MODELS[:1]),
-        *(_engine_stage("agreement", MODELS[0], engine, 60.0, True) for engine in ENGINES),
+        _engine_stage("plans", first, "tensorrt", 120.0),
+        *(_engine_stage("agreement", first, engine, 60.0, True) for engine in ENGINES),
         *(Stage(f"kernels/{x}", (kernels, "--only", x), s) for x, s in speeds),
-        *(_engine_stage("plans", model, "tensorrt", 120.0) for model in MODELS[1:]),
-        *(_engine_stage("latency", model, engine, 45.0) for model in MODELS for engine in ENGINES),
-        *(Stage(f"torch/{m}", ("benchmarks.gpu.torch_step", m), 60.0) for m in MODELS),
-        *(
-            _engine_stage("agreement", model, engine, 60.0, True)
-            for model in MODELS[1:]
-            for engine in ENGINES
-        ),
+        *(_engine_stage("plans", bundle, "tensorrt", 120.0) for bundle in others),
+        *_each("latency", BUNDLES, 45.0),
+        *(Stage(f"torch/{x}", ("benchmarks.gpu.torch_step", x), 60.0) for x in MODELS),
+        *_each("agreement", others, 60.0, True),
     )
 
 
+def _each(
+    what: str, bundles: Iterable[str], limit: float, correctness: bool = False
+) -> Iterator[Stage]:
+    """Yield a stage for each bundle and engine; fp16 is TensorRT's, the others only follow."""
+    for bundle in bundles:
+        for engine in ENGINES[:1] if bundle.endswith(FP16) else ENGINES:
+            yield _engine_stage(what, bundle, engine, limit, correctness)
+
+
 def _engine_stage(
-    what: str, model: str, engine: str, limit: float, correctness: bool = False
+    what: str, bundle: str, engine: str, limit: float, correctness: bool = False
 ) -> Stage:
-    command = ("benchmarks.gpu.engines", what, engine, f"{{bundles}}/{model}")
-    return Stage(f"{what}/{model}/{engine}", command, limit, correctness)
+    command = ("benchmarks.gpu.engines", what, engine, f"{{bundles}}/{bundle}")
+    return Stage(f"{what}/{bundle}/{engine}", command, limit, correctness)
 
 
 def run(stage: Stage, python: str, bundles: Path, left: float) -> Outcome:
