@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgewf.engines import Float32
+from edgewf.estimators.rows import blocks, log_sum_exp, negative_entropy
 from edgewf.kernels.reference import softmax_entropy
 
 
@@ -19,9 +20,12 @@ def soft_agreement(deployed: Float32, adapted: Float32) -> float:
     Args:
         deployed, adapted: logits [N, K] of the same frames, N at least 1.
     """
-    p, _, _ = softmax_entropy(deployed)
-    q, _, _ = softmax_entropy(adapted)
-    return float(np.nan_to_num((p * q).sum(axis=1)).mean())
+    total = 0.0
+    for part in blocks(*deployed.shape):
+        p, _, _ = softmax_entropy(deployed[part])
+        q, _, _ = softmax_entropy(adapted[part])
+        total += float(np.nan_to_num((p * q).sum(axis=1)).sum())
+    return total / len(deployed)
 
 
 def certainty(logits: Float32) -> float:
@@ -32,8 +36,24 @@ def certainty(logits: Float32) -> float:
     Args:
         logits: [N, K], N at least 1.
     """
-    _, _, entropy = softmax_entropy(logits)
-    return float(1 - entropy.mean() / np.log(logits.shape[1]))
+    return float(1 + negative_entropy(logits).mean() / np.log(logits.shape[1]))
+
+
+def dispersion(logits: Float32) -> float:
+    """Return H(mean p) / ln K, the entropy of the mean prediction, 0 to 1.
+
+    High where predictions spread evenly over the classes; low where they crowd on few, as those of
+    a network that fails do, but also where a camera sees few.
+
+    Args:
+        logits: [N, K], N at least 1.
+    """
+    frames, classes = logits.shape
+    total = np.zeros(classes)
+    for part in blocks(frames, classes):
+        total += softmax_entropy(logits[part])[0].sum(axis=0)
+    mean = total[total > 0] / frames
+    return float(-(mean * np.log(mean)).sum() / np.log(classes))
 
 
 def nuclear_norm(logits: Float32) -> float:
@@ -46,9 +66,17 @@ def nuclear_norm(logits: Float32) -> float:
     Args:
         logits: [N, K], N at least 1.
     """
-    p, _, _ = softmax_entropy(logits)
-    frames, classes = p.shape
+    frames, classes = logits.shape
     # The squared singular values are the eigenvalues of the smaller Gram matrix.
-    gram = p @ p.T if frames <= classes else p.T @ p
+    gram = np.zeros((min(frames, classes),) * 2)
+    if frames <= classes:
+        log_total = log_sum_exp(logits)[:, None]
+        for part in blocks(classes, frames):
+            p = np.exp(logits[:, part] - log_total)
+            gram += p @ p.T
+    else:
+        for part in blocks(frames, classes):
+            p, _, _ = softmax_entropy(logits[part])
+            gram += p.T @ p
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
     return float(singular.sum() / np.sqrt(min(frames, classes) * frames))
