@@ -48,6 +48,7 @@ def log_sum_exp(logits: Float32) -> Float64:
 
     def of(x: Float64) -> Float64:
         top: Float64 = x.max(axis=1)
-        return top + np.log(np.exp(x - top[:, None]).sum(axis=1))
+        total: Float64 = np.exp(x - top[:, None]).sum(axis=1)
+        return np.asarray(top + np.log(total))
 
     return np.concatenate([of(logits[part].astype(np.float64)) for part in blocks(*logits.shape)])

@@ -65,4 +65,5 @@ def transport(cost: Float64, capacity: Float64) -> Float64:
             flow[path, mover[path]] += mass
             free[last] -= mass
             left -= mass
-    return flow.T
+    plan: Float64 = flow.T
+    return plan
