@@ -17,7 +17,7 @@ from scipy.special import logsumexp, softmax  # type: ignore[import-untyped]
 
 from edgewf.engines import BurstRecord, Predictions
 from edgewf.estimators import BASELINES, QUADRATICS, rows
-from edgewf.estimators.cot import frame_costs
+from edgewf.estimators.cot import frame_costs, label_shares
 from edgewf.estimators.mano import mano
 from edgewf.estimators.mde import mde
 from edgewf.estimators.scores import certainty, dispersion, nuclear_norm, soft_agreement
@@ -147,7 +147,7 @@ def test_cot_is_the_linear_program(seed: int, frames: int, classes: int) -> None
     logits, _ = window(seed, frames, classes)
     _, labels = window(seed + 1, 9, classes)
     p = softmax(logits.astype(float), axis=1)
-    share = (np.bincount(labels, minlength=classes) + 1) / (9 + classes)
+    share = label_shares(labels, classes)
     distance = np.abs(p[:, None] - np.eye(classes)).sum(axis=2) / 2
     rows_sum = np.kron(np.eye(frames), np.ones(classes))
     columns_sum = np.kron(np.ones(frames), np.eye(classes))
@@ -157,9 +157,21 @@ def test_cot_is_the_linear_program(seed: int, frames: int, classes: int) -> None
         b_eq=np.concatenate([np.full(frames, 1 / frames), share]),
     )
     found = frame_costs(logits, labels)
-    assert found.mean() == pytest.approx(best.fun, abs=1e-3)  # negligible classes are one
+    assert found.mean() == pytest.approx(best.fun, abs=1e-3)
     reference = {"labels": labels.tolist()}
     assert SCORES["cot"](record(logits), reference) == pytest.approx(1 - found.mean())
+
+
+def test_label_shares_are_as_uniform_as_the_labels_allow() -> None:
+    few = np.array([0, 7, 3])  # all different: nothing speaks against uniform
+    np.testing.assert_allclose(label_shares(few, 10), 0.1)
+    np.testing.assert_allclose(label_shares(np.array([4]), 10), 0.1)
+    # Counts 8 and 2: variance 1 - 0.68, distance 9 * 2 * 0.3^2, lambda 0.32 / 1.62.
+    shrinkage = 0.32 / 1.62
+    expected = [shrinkage / 2 + (1 - shrinkage) * 0.8, shrinkage / 2 + (1 - shrinkage) * 0.2]
+    np.testing.assert_allclose(label_shares(np.repeat([0, 1], [8, 2]), 2), expected)
+    many = np.repeat([0, 1], [8000, 2000])
+    np.testing.assert_allclose(label_shares(many, 2), [0.8, 0.2], atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -11,7 +11,7 @@ _DUST = 1e-14  # mass below this is rounding
 
 
 def transport(cost: Float64, capacity: Float64) -> Float64:
-    """Return the cheapest flow [N, M] of N frames of mass 1 into M classes of given capacity.
+    """Return the cheapest flow [N, M] of N frames of mass 1 into M classes of limited capacity.
 
     Successive shortest paths (Ahuja, Magnanti, Orlin, "Network Flows", section 9.7): frames come
     one after another, each along the shortest path on which earlier frames make room by moving
@@ -22,7 +22,7 @@ def transport(cost: Float64, capacity: Float64) -> Float64:
 
     Args:
         cost: [N, M], finite.
-        capacity: [M], not negative, N in sum.
+        capacity: [M], not negative, at least N in sum.
     """
     frames, classes = cost.shape
     flow = np.zeros((classes, frames))  # a class's frames lie side by side
