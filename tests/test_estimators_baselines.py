@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tracemalloc
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgewf.estimators import BASELINES, QUADRATICS, rows
 from edgewf.estimators.cot import frame_costs, label_shares
 from edgewf.estimators.mano import mano
 from edgewf.estimators.mde import mde
+from edgewf.estimators.score import Score
 from edgewf.estimators.scores import certainty, dispersion, nuclear_norm, soft_agreement
 from edgewf.estimators.table import SCORES
 from edgewf.estimators.temperature import Tempered, fit_temperature, scaled
@@ -397,6 +399,19 @@ def test_a_score_is_the_same_piece_by_piece(
     whole = function(logits)
     monkeypatch.setattr(rows, "_ELEMENTS", 64)  # two to nine rows a piece
     assert function(logits) == pytest.approx(whole, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "one", [*SCORES.values(), *map(Tempered, SCORES.values())], ids=lambda s: s.name
+)
+def test_a_class_that_is_ruled_out_is_no_trouble(one: Score) -> None:
+    (clean, labels), (dark, _) = window(0), window(1)
+    for logits in (clean, dark):
+        logits[:, 3] = -np.inf
+        logits[:2] = [0, 200, 0, -np.inf, 0, 0, 0]  # probabilities of exactly 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isfinite(one(record(dark), one.reference(record(clean), labels)))
 
 
 def test_many_classes_need_little_memory() -> None:

@@ -25,9 +25,9 @@ def mano(logits: Float32) -> float:
         logits: [N, K], N at least 1.
     """
     frames, classes = logits.shape
-    surprise = by_frame(logits, lambda _, log_p: -log_p.mean(axis=1))
+    surprise = by_frame(logits, lambda p, log_p, entropy: -log_p.mean(axis=1))
     if surprise.mean() > _CONFIDENT:
-        powers = by_frame(logits, lambda p, _: (p**_ORDER).sum(axis=1))
+        powers = by_frame(logits, lambda p, log_p, entropy: (p**_ORDER).sum(axis=1))
     else:
         parts = [_truncated(logits[part].astype(np.float64)) for part in blocks(frames, classes)]
         powers = np.concatenate([(q**_ORDER).sum(axis=1) for q in parts])

@@ -22,25 +22,25 @@ def blocks(length: int, width: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def by_frame(logits: Float32, function: Callable[[Float64, Float64], Float64]) -> Float64:
-    """Return float64 [N]: a function of each frame's probabilities and log-probabilities.
+def by_frame(logits: Float32, function: Callable[[Float64, Float64, Float64], Float64]) -> Float64:
+    """Return float64 [N]: a function of each frame's prediction.
 
     Args:
         logits: [N, K], N at least 1.
-        function: from the two, [n, K] each, to [n].
+        function: from probabilities [n, K], log-probabilities [n, K] and entropy [n] to [n].
     """
-    parts = [function(*softmax_entropy(logits[part])[:2]) for part in blocks(*logits.shape)]
+    parts = [function(*softmax_entropy(logits[part])) for part in blocks(*logits.shape)]
     return np.concatenate(parts)
 
 
 def confidence(logits: Float32) -> Float64:
     """Return the largest probability of each frame, float64 [N]."""
-    return by_frame(logits, lambda p, _: p.max(axis=1))
+    return by_frame(logits, lambda p, log_p, entropy: p.max(axis=1))
 
 
 def negative_entropy(logits: Float32) -> Float64:
     """Return sum_k p_k ln p_k of each frame, float64 [N], in nats."""
-    return by_frame(logits, lambda p, log_p: np.where(p > 0, p * log_p, 0).sum(axis=1))
+    return by_frame(logits, lambda p, log_p, entropy: -entropy)
 
 
 def log_sum_exp(logits: Float32) -> Float64:
