@@ -42,7 +42,8 @@ def certainty(logits: Float32) -> float:
 def dispersion(logits: Float32) -> float:
     """Return H(mean p) / ln K, the entropy of the mean prediction, 0 to 1.
 
-    High where predictions spread evenly over the classes; low where XX
+    High where predictions spread evenly over the classes; low where they crowd on few, as they
+    may where a network fails, but also where a camera sees few.
 
     Args:
         logits: [N, K], N at least 1.
