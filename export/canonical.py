@@ -25,6 +25,7 @@ from edgewf.export.refusals import check_batch_norm, check_plain
 from edgewf.export.rewrites import (
     drop_expansions,
     drop_whole_scatters,
+    plain_einsums,
     scale_resizes,
     slice_partial_splits,
     state_reshapes,
@@ -76,6 +77,7 @@ def canonicalize(
     drop_expansions(graph)
     scale_resizes(graph)
     state_reshapes(graph)
+    plain_einsums(graph)
     _fold(model)
     slice_partial_splits(graph)
     _fold(model)

@@ -21,11 +21,15 @@ from edgewf.export.normalisation import (
 )
 from edgewf.preprocessing import Preprocessing
 
+_ARITHMETIC = {"Add", "Mul", "Div"}
 _VIEW_OPERATORS = {"Flatten", "Reshape", "Squeeze", "Dropout", "Identity"}
 
 
 def embedding_of(graph: ir.Graph) -> ir.Value:
-    """Return the input of the last linear layer, the features that the classifier sees."""
+    """Return the input of the last linear layer, the features that the classifier sees.
+
+    Of several heads whose logits are averaged, as distilled networks have, it is the first.
+    """
     value = graph.outputs[0]
     while (node := value.producer()) is not None:
         source = node.inputs[0]
@@ -33,8 +37,8 @@ def embedding_of(graph: ir.Graph) -> ir.Value:
             break
         if node.op_type in ("Gemm", "MatMul", "Conv"):
             return source
-        if node.op_type == "Add":
-            # A bias added behind a MatMul.
+        if node.op_type in _ARITHMETIC:
+            # A bias added behind a MatMul, or the mean of several heads.
             source = next((x for x in node.inputs if x is not None and x.const_value is None), None)
             if source is None:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +37,19 @@ def _broadcasts(node: ir.Node, expanded: ir.Value) -> bool:
     # The batch has a name of its own in each value that inference could not follow.
     same = list(others[0].shape)[1:] == list(expanded.shape)[1:]
     return same and len(others[0].shape) > 1 and others[0].const_value is None
+
+
+def plain_einsums(graph: ir.Graph) -> None:
+    """Name the axes of Einsum a, b, c, ...: TensorRT takes no capital letters."""
+    for node in graph:
+        equation = node.attributes.get_string("equation") if node.op_type == "Einsum" else None
+        if equation is None or equation == equation.lower():
+            continue
+        letters = dict.fromkeys(x for x in equation if x.isalpha())
+        names = dict(zip(letters, string.ascii_lowercase, strict=False))
+        if len(letters) <= len(names):
+            plain = "".join(names.get(x, x) for x in equation)
+            node.attributes["equation"] = ir.AttrString("equation", plain)
 
 
 def drop_whole_scatters(graph: ir.Graph) -> None:

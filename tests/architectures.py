@@ -92,8 +92,11 @@ class Measurement:
         name, image_size, batch: what was measured.
         gradient_error: relative L2 distance of the affine gradient from PyTorch's in float64.
         float32_error: the same of PyTorch's own float32, the larger of two orders of the images.
-        logits_error: relative L2 distance of the logits under batch statistics.
-        infer_error: the same of the deployed network, from PyTorch's float32.
+        logits_error: relative L2 distance of the logits under batch statistics from PyTorch's in
+            float64.
+        logits_float32_error: the same of PyTorch's own float32, as for the gradient.
+        infer_error: relative L2 distance of the deployed logits from PyTorch's in float64.
+        infer_float32_error: the same of PyTorch's own float32.
         parameters: P, length of the affine vector.
         layers: BatchNorm layers.
         nodes: ONNX nodes of each graph.
@@ -108,7 +111,9 @@ class Measurement:
     gradient_error: float
     float32_error: float
     logits_error: float
+    logits_float32_error: float
     infer_error: float
+    infer_float32_error: float
     parameters: int
     layers: int
     nodes: dict[str, int]
@@ -119,6 +124,16 @@ class Measurement:
     def limit(self) -> float:
         """What the gradient error may be."""
         return max(1e-3, 2 * self.float32_error)
+
+    @property
+    def logits_limit(self) -> float:
+        """What the error of the logits under batch statistics may be."""
+        return max(1e-3, 2 * self.logits_float32_error)
+
+    @property
+    def infer_limit(self) -> float:
+        """What the error of the deployed logits may be."""
+        return max(1e-3, 2 * self.infer_float32_error)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,10 +159,12 @@ def measure(architecture: Architecture, frames: list[Images], folder: Path) -> M
     assert set(names) == set(batch_norms(module))
     images, x = prepare(source.preprocessing, frames[: a.batch])
     with torch.no_grad():
-        deployed = module.eval()(x.float()).numpy()
+        deployed_single = module.eval()(x.float()).numpy()
     # Twice, because where a sum in another order lets a ReLU flip is a matter of luck.
-    singles = [autograd(module, part.float(), names)[1] for part in (x, x.flip(0))]
+    single, flipped = (autograd(module, part.float(), names) for part in (x, x.flip(0)))
     logits, gradient = autograd(module, x, names)
+    with torch.no_grad():
+        deployed = module.double().eval()(x).numpy()
     del module
     engine = OnnxRuntimeCPU(bundle, threads=1)
     infer = engine.infer(images)
@@ -159,9 +176,11 @@ def measure(architecture: Architecture, frames: list[Images], folder: Path) -> M
         image_size=a.image_size,
         batch=a.batch,
         gradient_error=relative(found, gradient),
-        float32_error=max(relative(single, gradient) for single in singles),
+        float32_error=max(relative(x[1], gradient) for x in (single, flipped)),
         logits_error=relative(found_logits, logits),
+        logits_float32_error=max(relative(single[0], logits), relative(flipped[0][::-1], logits)),
         infer_error=relative(infer, deployed),
+        infer_float32_error=relative(deployed_single, deployed),
         parameters=len(bundle.affine),
         layers=len(names),
         nodes={name.removesuffix(".onnx"): _nodes(bundle.path(name)) for name in GRAPHS},

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgewf.bundle import Bundle
+from edgewf.bundle import GRAPHS, Bundle
 from edgewf.engines import Float32, Images
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.export.exporter import export_bundle
@@ -27,6 +27,7 @@ from edgewf.export.sources.torchvision_models import import_torchvision
 from edgewf.export.torch_module import fingerprint
 from edgewf.images import read_image
 from edgewf.kernels.reference import Objective, em_objective
+from tests import nets
 from tests.cifar_resnet import resnet20
 from tests.datasets import require
 from tests.truth import Float64, autograd, batch_norms, prepare, relative
@@ -348,3 +349,24 @@ def test_model_that_ends_in_softmax_exports_its_logits(
     with torch.no_grad():
         logits = module(x.float()).numpy()
     assert relative(OnnxRuntimeCPU(bundle, threads=1).infer(images), logits) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["TwoHeads", "Relative"])
+def test_unusual_ends_export_with_pytorchs_gradient(
+    name: str, photographs: list[Images], tmp_path: Path
+) -> None:
+    """Two averaged heads; and an Einsum, whose axes TensorRT wants in small letters."""
+    torch.manual_seed(0)
+    module = getattr(nets, name)().eval()
+    weights = tmp_path / "weights.pth"
+    torch.save(module.state_dict(), weights)
+    source = load_source(f"tests.nets:{name}", weights=str(weights), image_size=32)
+    bundle = export_bundle(source, tmp_path / "bundle")
+    images, x = prepare(source.preprocessing, photographs[:4])
+    _, expected = autograd(module, x)
+    _, found = burst_gradient(OnnxRuntimeCPU(bundle, threads=1), images)
+    assert relative(found, expected) < 1e-4
+    for graph in GRAPHS:
+        for node in onnx.load(bundle.path(graph), load_external_data=False).graph.node:
+            equations = [x.s.decode() for x in node.attribute if x.name == "equation"]
+            assert all(equation == equation.lower() for equation in equations)
