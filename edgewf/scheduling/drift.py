@@ -1,0 +1,53 @@
+"""A cheap look at every frame: has the deployed network's confidence left its own past?"""
+
+from __future__ import annotations
+
+import math
+
+# Frames whose mean and spread are the past. Near-duplicates do not count, so these differ.
+REFERENCE = 200
+# In standard deviations: what is tolerated (Page's reference value, half of the shift that is
+# looked for), and the sum at which the alarm goes. For independent normal values the textbook
+# formula (Siegmund 1985) gives one false alarm in about a million frames, and a shift of one
+# standard deviation is seen after some 24 frames; real confidences are neither, see the tests.
+TOLERANCE = 0.5
+THRESHOLD = 12.0
+# Confidences that are all alike would make any change infinitely large.
+_LEAST_SPREAD = 0.02
+
+
+class ConfidenceDrift:
+    """Two-sided CUSUM (Page 1954) on the deployed confidence.
+
+    It only decides that an estimate is due early, so a false alarm costs one burst, and a missed
+    one waits for the next regular estimate. After an alarm, and after `restart`, the frames that
+    follow become the new past.
+    """
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the past."""
+        self._count = 0
+        self._mean = self._squares = 0.0  # Welford's running mean and sum of squared deviations
+        self._above = self._below = 0.0
+
+    def update(self, confidence: float) -> bool:
+        """Take one frame's confidence, 0 to 1 (NaN is passed over); return whether it drifted."""
+        if math.isnan(confidence):
+            return False
+        if self._count < REFERENCE:
+            self._count += 1
+            deviation = confidence - self._mean
+            self._mean += deviation / self._count
+            self._squares += deviation * (confidence - self._mean)
+            return False
+        spread = max(_LEAST_SPREAD, math.sqrt(self._squares / (self._count - 1)))
+        z = (confidence - self._mean) / spread
+        self._above = max(0.0, self._above + z - TOLERANCE)
+        self._below = max(0.0, self._below - z - TOLERANCE)
+        if max(self._above, self._below) < THRESHOLD:
+            return False
+        self.restart()
+        return True
