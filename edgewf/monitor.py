@@ -1,177 +1,337 @@
-"""The live loop: frame, window, burst, estimate, listeners."""
+"""The monitor inside an application: deployed predictions at once, estimates now and then.
+
+    monitor = Monitor("bundles/efficientnet_lite0")
+    prediction = monitor.observe(frame)    # for every frame, uint8 [H, W, 3] RGB
+    monitor.latest                         # the newest estimate of the accuracy, or None
+
+`edgewf.watch` runs it over a camera or a file.
+"""
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgewf.announcer import Announcer
+from edgewf.bundle import Bundle
+from edgewf.calibration import Calibration
+from edgewf.engines.select import AUTO, select_engine
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
+from edgewf.estimation import Estimator
+from edgewf.estimators import DEFAULT
+from edgewf.health import Health, resident_bytes, source_problems
+from edgewf.jetson import Board
+from edgewf.kernels import reference
+from edgewf.listener import Listener, Status
 from edgewf.preprocessing import Image
-from edgewf.stream import Source, WindowSampler
+from edgewf.scheduling import BurstThread, ConfidenceDrift, DutyCycle, Thermostat
+from edgewf.settings import BurstSettings
+from edgewf.stream import WindowSampler
+from edgewf.stream.health import SourceHealth
+
+__all__ = ["Listener", "Monitor", "Prediction", "Status"]
+
+DUTY_CYCLE = 0.1
+HEALTH_S = 5.0
+STALLED_S = 5.0
 
 
 @dataclass(frozen=True)
-class Status:
-    """Where the loop stands; all counts are of frames.
+class Prediction:
+    """What the deployed network says of one frame.
 
     Attributes:
-        seen: read from the source so far.
-        kept: taken into windows so far.
-        dropped: left out as near-duplicates so far.
-        filled: in the window that is being collected.
+        label: class index.
+        name: of the class; the index as text where the bundle has no names.
+        confidence: probability of the class, 0 to 1.
     """
 
-    seen: int
-    kept: int
-    dropped: int
-    filled: int
+    label: int
+    name: str
+    confidence: float
 
 
-@dataclass(frozen=True)
-class MonitorSummary:
-    """How a run went.
+class Monitor:
+    """Watches a classifier on the frames that it is given.
+
+    `observe` and `offer` may be called from any thread and never wait for a burst: those run in a
+    thread of the lowest priority with an engine of their own, in slices, under a duty cycle, and
+    not while the device is hot. What goes wrong in them is in the health that listeners are told
+    of; the application goes on.
+
+    Close it, or use it as a context manager; at exit of the interpreter it closes itself.
+
+    Args:
+        bundle: an exported model, or the folder it is in.
+        settings: of the bursts; None for those of the calibration, else of the bundle.
+        estimator: one of `edgewf.estimators.NAMES`.
+        engine: one of those that `edgewf doctor` lists, or "auto".
+        threads: that an operator may use on the CPU; None leaves it to the runtime.
+        inference: False saves the memory of the deployed network where `observe` is not used,
+            because the application has predictions of its own to `offer`.
+        listeners: told of estimates and health, in this order.
+        source: name of the frames' origin in the estimates.
+        duty_cycle: share of the time that bursts may take, above 0 and up to 1.
+        every: seconds from the start of one burst to that of the next, at least. A drift of the
+            confidence starts one earlier.
+        max_temperature: degrees Celsius at which bursts wait; None for 5 below the point at
+            which the kernel slows the device down.
+        source_health: how the source is doing; None judges it by the frames that come.
 
     Attributes:
-        windows: estimates made.
-        seen, kept, dropped: as in `Status`.
-        leftover: frames of a last window that never filled; no estimate was made from them.
-        interrupted: ended by Ctrl-C or by `stop`, not by the source or the number of windows.
-    """
-
-    windows: int
-    seen: int
-    kept: int
-    dropped: int
-    leftover: int
-    interrupted: bool
-
-
-class Listener:
-    """What is told of a run, in the thread that runs `monitor`; does nothing unless overridden."""
-
-    def frame(self, status: Status) -> None:
-        """Called once before the first frame, then after every frame."""
-
-    def progress(self, step: int, steps: int) -> None:
-        """Called while a burst runs."""
-
-    def estimate(self, estimate: Estimate) -> None:
-        """Called with every estimate."""
-
-    def close(self) -> None:
-        """Called once, however the run ends."""
-
-
-class EstimateWindow(Protocol):
-    """Makes an estimate from one window.
-
-    Args:
-        images: uint8 [N, S, S, 3] RGB.
-        labels: int64 [N] class indices, or None.
-        source: where the frames came from.
-        time: end of the window, seconds since the epoch, UTC.
-        progress: called with (step, steps) during the burst.
-    """
-
-    def __call__(
-        self,
-        images: Image,
-        labels: NDArray[np.int64] | None,
-        *,
-        source: str,
-        time: float,
-        progress: Callable[[int, int], None] | None,
-    ) -> Estimate: ...
-
-
-def monitor(
-    source: Source,
-    preprocess: Callable[[Image], Image],
-    sampler: WindowSampler,
-    estimate: EstimateWindow,
-    *,
-    listeners: Sequence[Listener] = (),
-    max_windows: int | None = None,
-    stop: threading.Event | None = None,
-) -> MonitorSummary:
-    """Watch a source until it ends, and hand one estimate per full window to the listeners.
-
-    Source and listeners are closed however the run ends. Ctrl-C ends it at once and is no error.
-
-    Args:
-        source: frames; cameras lose those that pass during a burst, other sources none.
-        preprocess: from a frame, uint8 [H, W, 3], to a crop, uint8 [S, S, 3].
-        sampler: decides which crops make a window.
-        estimate: from a window to an estimate.
-        listeners: told in this order.
-        max_windows: end after so many estimates; None for no end.
-        stop: ends the run at the next frame once it is set; a burst under way is finished.
+        engine: which engine runs, and why.
+        latest: the newest estimate; None before the first.
 
     Raises:
-        EdgewfError: `max_windows` is below 1, the source ended before any window was full, or the
-            source or a listener failed.
+        EdgewfError: a damaged bundle, a calibration that does not fit, an engine that cannot run
+            here, or an argument out of range.
     """
-    windows = kept = 0
-    interrupted = False
 
-    def progress(step: int, steps: int) -> None:
-        for listener in listeners:
-            listener.progress(step, steps)
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        settings: BurstSettings | None = None,
+        estimator: str = DEFAULT,
+        engine: str = AUTO,
+        threads: int | None = None,
+        inference: bool = True,
+        listeners: Sequence[Listener] = (),
+        source: str = "application",
+        duty_cycle: float = DUTY_CYCLE,
+        every: float = 0.0,
+        max_temperature: float | None = None,
+        source_health: Callable[[], SourceHealth] | None = None,
+    ) -> None:
+        self.latest: Estimate | None = None
+        self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        self._names = [label.name for label in self._bundle.labels]
+        self._source = source
+        self._source_health = source_health or self._pushed
+        calibration = Calibration.of(self._bundle)
+        if settings is None:
+            settings = self._bundle.manifest.burst if calibration is None else calibration.settings
+        self._window = settings.window
+        self._sampler = WindowSampler(settings.window)
+        self._drift = ConfidenceDrift()
+        self._hurried = False
+        self._seen = self._kept = 0
+        self._last_frame: float | None = None
+        self._offering = threading.Lock()
+        self._inferring = threading.Lock()
+        self._thermostat = Thermostat(Board(), max_temperature)
+        self._announcer = Announcer(listeners, self.health, HEALTH_S)
 
-    def report() -> None:
-        status = Status(sampler.seen, kept, sampler.dropped, sampler.filled)
-        for listener in listeners:
-            listener.frame(status)
+        def load() -> Estimator:
+            selection = select_engine(engine, self._bundle, threads)
+            self.engine = str(selection)
+            return Estimator(self._bundle, selection.engine, calibration, settings, estimator)
 
-    with ExitStack() as closing:
-        closing.enter_context(source)
-        for listener in listeners:
-            closing.callback(listener.close)
-        if max_windows is not None and max_windows < 1:
-            raise EdgewfError(f"{max_windows} windows at most: the number must be 1 or greater")
         try:
-            report()
-            for frame in source:
-                if stop is not None and stop.is_set():
-                    interrupted = True
-                    break
-                kept += sampler.offer(preprocess(frame.image), frame.label)
-                report()
-                if not sampler.full:
-                    continue
-                window = sampler.take()
-                result = estimate(
-                    window.images,
-                    window.labels,
-                    source=source.uri,
-                    time=frame.time,
-                    progress=progress,
-                )
-                windows += 1
-                for listener in listeners:
-                    listener.estimate(result)
-                if windows == max_windows:
-                    break
-        except KeyboardInterrupt:
-            interrupted = True
-        if windows == 0 and not interrupted:
-            raise EdgewfError(
-                f"{source.uri} ended before a window was full: {sampler.seen} frames seen, "
-                f"{sampler.dropped} dropped as near-duplicates, {kept} kept; use a longer "
-                "recording, a smaller --stride, or calibrate the bundle with a smaller window"
+            self._bursts = BurstThread(
+                load,
+                on_estimate=self._on_estimate,
+                on_progress=self._announcer.progress,
+                duty=DutyCycle(duty_cycle),
+                every=every,
+                thermostat=self._thermostat,
             )
-    return MonitorSummary(
-        windows=windows,
-        seen=sampler.seen,
-        kept=kept,
-        dropped=sampler.dropped,
-        leftover=sampler.filled,
-        interrupted=interrupted,
-    )
+            self._deployed = (
+                select_engine(engine, self._bundle, threads).engine if inference else None
+            )
+            if self._deployed is not None:
+                size = self._bundle.manifest.preprocessing.image_size
+                self._deployed.infer(np.zeros((1, size, size, 3), np.uint8))  # compiles the graph
+            self._bursts.start()
+        except BaseException:
+            self._announcer.close()
+            raise
+        self._announcer.start()
+        self._closed = False
+        atexit.register(self.close)
+
+    def observe(
+        self, frame: Image, *, when: float | None = None, truth: int | None = None
+    ) -> Prediction:
+        """Return the deployed network's prediction, and take the frame into account.
+
+        Args:
+            frame: uint8 [H, W, 3] RGB of any size. OpenCV's are BGR: `frame[..., ::-1]`.
+            when: seconds since the epoch, UTC; None for now.
+            truth: class index where it is known, for the true accuracy of a window.
+
+        Raises:
+            EdgewfError: something else than such a frame, or no deployed network was asked for.
+        """
+        if self._deployed is None:
+            raise EdgewfError(
+                "observe() needs Monitor(inference=True); use offer() with your own predictions"
+            )
+        crop = self._crop(frame)
+        with self._inferring:
+            logits = self._deployed.infer(crop[np.newaxis])
+        probabilities, _, _ = reference.softmax_entropy(logits)
+        label = int(reference.labels(logits)[0])
+        confidence = float(probabilities.max())
+        self._take(crop, label, confidence, when, truth)
+        return Prediction(label, self._names[label], confidence)
+
+    def offer(
+        self,
+        frame: Image,
+        label: int | None = None,
+        confidence: float | None = None,
+        *,
+        when: float | None = None,
+        truth: int | None = None,
+    ) -> None:
+        """Take a frame into account whose prediction the application has, or nobody.
+
+        Args:
+            frame, when, truth: as in `observe`.
+            label, confidence: class index that the deployed network gave, and its probability.
+        """
+        self._take(self._crop(frame), label, confidence, when, truth)
+
+    def wait(self) -> None:
+        """Return when no burst runs or is due, and listeners have every estimate."""
+        self._bursts.wait()
+        self._announcer.wait()
+
+    @property
+    def estimates(self) -> int:
+        """Number of estimates made."""
+        return self._bursts.report().done
+
+    @property
+    def status(self) -> Status:
+        """How many frames went where."""
+        return Status(self._seen, self._kept, self._seen - self._kept, self._sampler.filled)
+
+    def health(self) -> Health:
+        """Return how the monitor is doing now."""
+        now = time.time()
+        status, bursts = self.status, self._bursts.report()
+        source, board = self._source_health(), self._thermostat.state
+        problems = source_problems(source, now) + self._thermostat.problems()
+        if bursts.failure is not None:
+            times = "burst" if bursts.failed_in_a_row == 1 else f"{bursts.failed_in_a_row} bursts"
+            problems.append(f"the last {times} failed: {bursts.failure}")
+        return Health(
+            time=now,
+            source=source,
+            seen=status.seen,
+            kept=status.kept,
+            dropped=status.dropped,
+            filled=status.filled,
+            bursts=bursts.done,
+            burst_failures=bursts.failed,
+            last_burst_seconds=bursts.seconds,
+            duty=bursts.duty,
+            temperature=board.temperature,
+            throttled=board.throttled,
+            power_mode=board.power_mode,
+            memory_bytes=resident_bytes(),
+            problems=(*problems, *self._announcer.problems()),
+        )
+
+    def check(self) -> None:
+        """Raise what a run over a recording must not pass over.
+
+        Raises:
+            EdgewfError: the last burst failed, or a listener did.
+            BrokenPipeError: whoever read stdout is gone.
+        """
+        self.check_pipe()
+        failure = self._bursts.report().failure
+        for problem in [failure] if failure is not None else self._announcer.problems():
+            raise EdgewfError(problem)
+
+    def check_pipe(self) -> None:
+        """Raise BrokenPipeError if whoever read what a listener writes is gone."""
+        if self._announcer.pipe_error is not None:
+            raise self._announcer.pipe_error
+
+    def close(self) -> None:
+        """End the burst under way between two slices, then tell and close the listeners."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self._bursts.close()
+        self._announcer.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _crop(self, frame: Image) -> Image:
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+            shape = getattr(frame, "shape", None)
+            found = f"{frame.dtype} {shape}" if shape is not None else type(frame).__name__
+            raise EdgewfError(f"a frame is uint8 [H, W, 3] RGB, not {found}: convert it first")
+        return self._bundle.manifest.preprocessing(frame)
+
+    def _take(
+        self,
+        crop: Image,
+        label: int | None,
+        confidence: float | None,
+        when: float | None,
+        truth: int | None,
+    ) -> None:
+        when = time.time() if when is None else when
+        with self._offering:
+            self._seen += 1
+            self._last_frame = when
+            kept = self._sampler.offer(crop, truth)
+            self._kept += kept
+            if kept and confidence is not None and self._drift.update(confidence):
+                self._hurry()
+            if self._sampler.full:
+                # Handed over as it is: making one array of it takes too long for this thread.
+                self._bursts.hand_over(self._sampler.take, self._source, when)
+                self._sampler = WindowSampler(self._window)
+                self._hurried = False
+            self._announcer.frame(self.status)
+
+    def _hurry(self) -> None:
+        """Estimate early, from frames after the drift; once a window, so that it ever fills."""
+        if not self._hurried:
+            self._hurried = True
+            self._sampler = WindowSampler(self._window)
+            self._bursts.hurry()
+
+    def _on_estimate(self, estimate: Estimate) -> None:
+        self.latest = estimate
+        self._announcer.estimate(estimate)
+
+    def _pushed(self) -> SourceHealth:
+        silence = None if self._last_frame is None else time.time() - self._last_frame
+        state = "starting" if silence is None else "live" if silence < STALLED_S else "stalled"
+        return SourceHealth(
+            state=state,
+            frames=self._seen,
+            dropped=0,
+            decode_errors=0,
+            reconnects=0,
+            frozen=False,
+            black=False,
+            last_frame=self._last_frame,
+            message="",
+        )

@@ -25,8 +25,8 @@ from edgewf.calibration import Calibration, Point
 from edgewf.engines.tensorrt_builder import Batches, Verdict
 from edgewf.engines.tensorrt_plans import Target
 from edgewf.estimate import Estimate
-from edgewf.monitor import MonitorSummary
 from edgewf.settings import BurstSettings
+from edgewf.watch import WatchSummary
 
 
 def bundle_record(bundle: Bundle) -> dict[str, Any]:
@@ -183,10 +183,12 @@ def estimate_report(estimate: Estimate, settings: BurstSettings, available: int)
     return table
 
 
-def summary_line(summary: MonitorSummary) -> str:
+def summary_line(summary: WatchSummary) -> str:
     """Return the last line of `edgewf monitor`."""
     how = "interrupted" if summary.interrupted else "finished"
     rest = f", {summary.leftover} left over" if summary.leftover else ""
+    if summary.failed:
+        rest += f"; {summary.failed} bursts failed"
     return (
         f"{how} after {summary.windows} estimates: {summary.seen} frames seen, {summary.kept} "
         f"used, {summary.dropped} near-duplicates{rest}"

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edgewf.estimate import Estimate
-from edgewf.monitor import Listener, Status
+from edgewf.health import Health
+from edgewf.listener import Listener, Status
+from edgewf.stream.health import SourceHealth
 from edgewf.telemetry.alerts import AlertBelow
 from edgewf.telemetry.chart import Column, accuracy_chart
 from edgewf.telemetry.display import LiveDisplay, PlainDisplay, Session, open_display
@@ -41,6 +43,23 @@ BASE = Estimate(
     estimator="combined",
     soft_agreement=0.875,
     certainty=0.5,
+)
+HEALTH = Health(
+    time=1790000000.0,
+    source=SourceHealth("live", 260, 0, 0, 0, False, False, 1790000000.0, ""),
+    seen=260,
+    kept=250,
+    dropped=10,
+    filled=0,
+    bursts=1,
+    burst_failures=0,
+    last_burst_seconds=20.0,
+    duty=0.1,
+    temperature=None,
+    throttled=None,
+    power_mode=None,
+    memory_bytes=300_000_000,
+    problems=(),
 )
 MARKUP = "[bold]videos[/bold]/[/nonsense] cam\x1b[2J\n.mp4"
 DRAWN = MARKUP.replace("\x1b", "?").replace("\n", "?")
@@ -140,15 +159,37 @@ def test_the_burst_shows_its_progress_and_the_rest_when_it_is_over() -> None:
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
     display = LiveDisplay(SESSION, console)
     display.frame(Status(seen=0, kept=0, dropped=0, filled=0))
-    display.frame(Status(seen=250, kept=250, dropped=0, filled=250))
-    assert any("burst   starts" in line for line in screen(display, 80, 24))
+    assert any("waits for a full window" in line for line in screen(display, 80, 24))
     display.progress(3, 10)
-    assert any("step 3 of 10" in line for line in screen(display, 80, 24))
+    display.frame(Status(seen=260, kept=255, dropped=5, filled=5))  # a camera goes on meanwhile
+    lines = screen(display, 80, 24)
+    assert any("step 3 of 10" in line for line in lines)
+    assert any("5 of 250" in line for line in lines)
     display.estimate(BASE)
     display.close()
-    text = "\n".join(screen(display, 80, 24))
-    assert "waits for a full window" in text
-    assert "0 of 250" in text
+    assert any("waits for a full window" in line for line in screen(display, 80, 24))
+
+
+def test_problems_are_shown_until_they_are_over() -> None:
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
+    display = LiveDisplay(SESSION, console)
+    display.frame(Status(seen=0, kept=0, dropped=0, filled=0))
+    display.health(replace(HEALTH, problems=("the picture is black: [b]check\x1b[2J",)))
+    assert any("problem: the picture is black: [b]check?[2J" in x for x in screen(display, 80, 24))
+    display.health(HEALTH)
+    assert not any("problem" in line for line in screen(display, 80, 24))
+    display.close()
+
+
+def test_a_log_gets_problems_once_and_their_end() -> None:
+    file = io.StringIO()
+    display = PlainDisplay(SESSION, Console(file=file, width=40))
+    for seconds in (5, 10, 15):
+        display.health(replace(HEALTH, problems=(f"no frame has come for {seconds} s",)))
+    display.health(HEALTH)
+    display.health(HEALTH)
+    _, *lines = file.getvalue().splitlines()
+    assert lines == ["problem: no frame has come for 5 s", "all is well again"]
 
 
 def test_frame_rate_leaves_bursts_out_and_silence_is_told() -> None:
@@ -212,7 +253,7 @@ def test_a_log_gets_one_line_per_estimate_without_control_codes() -> None:
 SCRIPT = """
 import sys, time
 from edgewf.estimate import Estimate
-from edgewf.monitor import Status
+from edgewf.listener import Status
 from edgewf.telemetry import AlertBelow, JsonLines, open_display
 from edgewf.telemetry.display import Session
 

@@ -1,265 +1,258 @@
-"""The live loop over real folders of photographs, with brightness in place of a network."""
+"""The monitor inside an application: predictions at once, bursts behind them."""
 
 from __future__ import annotations
 
-import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from edgewf.bundle import Bundle
+from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
-from edgewf.labels import Label
-from edgewf.monitor import Listener, Status, monitor
-from edgewf.preprocessing import Image, Preprocessing
-from edgewf.stream import Source, WindowSampler, open_source
-from edgewf.stream.frame import Frame
+from edgewf.health import Health
+from edgewf.listener import Listener
+from edgewf.monitor import Monitor
+from edgewf.preprocessing import Image
+from tests.tiny import CLASSES, constant_calibration, crops, export_tiny, tiny_settings
 
-PREPROCESSING = Preprocessing(image_size=64, resize=64)
-STEPS = 3
-IMAGES = 20
-
-
-def brightness(
-    images: Image,
-    labels: NDArray[np.int64] | None,
-    *,
-    source: str,
-    time: float,
-    progress: Callable[[int, int], None] | None,
-) -> Estimate:
-    """An estimate whose numbers can be checked by hand."""
-    for step in range(STEPS):
-        if progress is not None:
-            progress(step + 1, STEPS)
-    return Estimate(
-        accuracy=float(images.mean()) / 2.55,
-        interval=(0.0, 100.0),
-        weighted_flips=0.0,
-        flips=0.0,
-        selected_share=1.0,
-        frames=len(images),
-        steps=STEPS,
-        average_confidence=50.0,
-        flags=(),
-        model="brightness",
-        time=time,
-        source=source,
-        engine="onnxruntime",
-        estimator="combined",
-        soft_agreement=0.875,
-        certainty=0.5,
-        true_accuracy=None if labels is None else 100.0 * float((labels == 0).mean()),
-    )
-
-
-class Notes(Listener):
-    """Keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.statuses: list[Status] = []
-        self.steps: list[tuple[int, int]] = []
-        self.estimates: list[Estimate] = []
-        self.closed = 0
-
-    def frame(self, status: Status) -> None:
-        self.statuses.append(status)
-
-    def progress(self, step: int, steps: int) -> None:
-        self.steps.append((step, steps))
-
-    def estimate(self, estimate: Estimate) -> None:
-        self.estimates.append(estimate)
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class Watched(Source):
-    """Another source that also counts how often it was closed and may fail on the way."""
-
-    def __init__(self, source: Source, *, fails_after: int | None = None) -> None:
-        self.uri, self.live, self.frames_total = source.uri, source.live, source.frames_total
-        self._source = source
-        self._fails_after = fails_after
-        self.closed = 0
-        self.read = 0
-
-    def __iter__(self) -> Iterator[Frame]:
-        for frame in self._source:
-            if self.read == self._fails_after:
-                raise EdgewfError(f"{self.uri}: the camera failed")
-            self.read += 1
-            yield frame
-
-    def close(self) -> None:
-        self.closed += 1
-        self._source.close()
+SETTINGS = tiny_settings()
+ONE_THREAD: dict[str, Any] = {"settings": SETTINGS, "engine": "onnxruntime", "threads": 1}
 
 
 @pytest.fixture(scope="module")
-def crops() -> list[Image]:
-    data = pytest.importorskip("skimage.data", reason="scikit-image ships the photographs")
-    photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
-    crops = []
-    for number in range(IMAGES):
-        photo = photos[number % 4]
-        top, left = 30 * (number // 4), 60 * (number // 4)
-        crops.append(np.ascontiguousarray(photo[top : top + 150, left : left + 150]))
-    return crops
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose estimates are always 50 %."""
+    bundle = export_tiny(tmp_path_factory.mktemp("monitor"))
+    constant_calibration(bundle, SETTINGS).write(bundle.folder)
+    return bundle
 
 
-@pytest.fixture
-def folder(tmp_path: Path, crops: list[Image]) -> Path:
-    for number, crop in enumerate(crops):
-        cv2.imwrite(str(tmp_path / f"{number:03}.png"), cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
-    return tmp_path
+@pytest.fixture(scope="module")
+def frames() -> list[Image]:
+    """Sixty photographs in mixed order, uint8 [32, 32, 3]."""
+    images, _ = crops(10, seed=3)
+    return list(images[np.random.default_rng(0).permutation(len(images))])
 
 
-def test_each_full_window_is_estimated_once_and_in_order(folder: Path, crops: list[Image]) -> None:
-    source, notes = Watched(open_source(str(folder))), Notes()
-    sampler = WindowSampler(8)
-    summary = monitor(source, PREPROCESSING, sampler, brightness, listeners=[notes])
-
-    assert (summary.windows, summary.seen, summary.kept, summary.leftover) == (2, IMAGES, IMAGES, 4)
-    assert summary.dropped == 0
-    assert not summary.interrupted
-    for window, estimate in enumerate(notes.estimates):
-        images = np.stack([PREPROCESSING(crop) for crop in crops[8 * window : 8 * window + 8]])
-        assert estimate.accuracy == pytest.approx(images.mean() / 2.55)
-        assert estimate.frames == 8
-        assert estimate.source == str(folder)
-        assert estimate.true_accuracy is None
-    assert notes.estimates[0].time < notes.estimates[1].time
-    assert notes.steps == 2 * [(step + 1, STEPS) for step in range(STEPS)]
-    assert [status.seen for status in notes.statuses] == list(range(IMAGES + 1))
-    assert [status.filled for status in notes.statuses] == [
-        0,
-        *range(1, 9),
-        *range(1, 9),
-        *range(1, 5),
-    ]
-    assert (source.closed, notes.closed) == (1, 1)
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread will do."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
 
 
-def test_near_duplicates_are_counted_and_not_estimated(folder: Path, crops: list[Image]) -> None:
-    again = cv2.cvtColor(crops[0], cv2.COLOR_RGB2BGR)
-    for number in range(5):
-        cv2.imwrite(str(folder / f"000_{number}.png"), again)
-    notes = Notes()
-    sampler = WindowSampler(IMAGES)
-    summary = monitor(
-        open_source(str(folder)), PREPROCESSING, sampler, brightness, listeners=[notes]
-    )
-    assert (summary.windows, summary.seen, summary.kept, summary.dropped) == (1, 25, IMAGES, 5)
-    whole = np.stack([PREPROCESSING(crop) for crop in crops])
-    assert notes.estimates[0].accuracy == pytest.approx(whole.mean() / 2.55)
+def test_three_lines_embed_it(bundle: Bundle, frames: list[Image]) -> None:
+    with Monitor(bundle.folder, engine="onnxruntime", threads=1) as monitor:
+        engine = OnnxRuntimeCPU(bundle, threads=1)
+        for frame in frames[: SETTINGS.window]:
+            prediction = monitor.observe(frame)
+            logits = engine.infer(bundle.manifest.preprocessing(frame)[np.newaxis])[0]
+            assert prediction.label == logits.argmax()
+            assert prediction.name == CLASSES[prediction.label]
+            exponentials = np.exp(logits.astype(np.float64) - logits.max())
+            assert prediction.confidence == pytest.approx(1 / exponentials.sum(), rel=1e-5)
+        monitor.wait()
+        assert monitor.latest is not None
+        assert monitor.latest.accuracy == pytest.approx(50.0)
+        assert monitor.latest.source == "application"
+        assert monitor.estimates == 1
 
 
-def test_labels_reach_the_estimate(folder: Path) -> None:
-    for name, numbers in (("bright", range(0, 5)), ("dark", range(5, IMAGES))):
-        (folder / name).mkdir()
-        for number in numbers:
-            (folder / f"{number:03}.png").rename(folder / name / f"{number:03}.png")
-    source = open_source(str(folder), labels=[Label("bright"), Label("dark")])
-    notes = Notes()
-    monitor(source, PREPROCESSING, WindowSampler(IMAGES), brightness, listeners=[notes])
-    assert [estimate.true_accuracy for estimate in notes.estimates] == [25.0]
+def test_a_burst_neither_holds_up_nor_changes_predictions(
+    bundle: Bundle, frames: list[Image]
+) -> None:
+    """While the burst rests for minutes, the same frames get the same answers."""
+    reached = threading.Event()
 
-
-def test_max_windows_ends_the_run_without_reading_on(folder: Path) -> None:
-    source, notes = Watched(open_source(str(folder))), Notes()
-    summary = monitor(
-        source, PREPROCESSING, WindowSampler(4), brightness, listeners=[notes], max_windows=2
-    )
-    assert (summary.windows, summary.seen, summary.leftover) == (2, 8, 0)
-    assert len(notes.estimates) == 2
-    assert source.read == 8
-    assert not summary.interrupted
-    assert (source.closed, notes.closed) == (1, 1)
-
-
-def test_no_window_at_all_is_an_error_with_counts(folder: Path) -> None:
-    source, notes = Watched(open_source(str(folder))), Notes()
-    sampler = WindowSampler(IMAGES, stride=2)
-    with pytest.raises(EdgewfError, match=r"20 frames seen, 0 dropped.*10 kept.*--stride"):
-        monitor(source, PREPROCESSING, sampler, brightness, listeners=[notes])
-    assert (source.closed, notes.closed) == (1, 1)
-
-
-def test_max_windows_must_be_positive(folder: Path) -> None:
-    source, notes = Watched(open_source(str(folder))), Notes()
-    with pytest.raises(EdgewfError, match="0 windows"):
-        monitor(
-            source, PREPROCESSING, WindowSampler(4), brightness, listeners=[notes], max_windows=0
-        )
-    assert (source.read, source.closed, notes.closed) == (0, 1, 1)
-
-
-@pytest.mark.parametrize("windows_before", [0, 1])
-def test_ctrl_c_in_a_burst_ends_the_run_cleanly(folder: Path, windows_before: int) -> None:
-    source, notes = Watched(open_source(str(folder))), Notes()
-
-    class CtrlC(Listener):
+    class Reach(Listener):
         def progress(self, step: int, steps: int) -> None:
-            if len(notes.estimates) == windows_before:
-                signal.raise_signal(signal.SIGINT)
+            reached.set()
 
-    summary = monitor(
-        source, PREPROCESSING, WindowSampler(4), brightness, listeners=[notes, CtrlC()]
-    )
-    assert summary.interrupted
-    assert summary.windows == len(notes.estimates) == windows_before
-    assert summary.seen == 4 * (windows_before + 1)
-    assert (source.closed, notes.closed) == (1, 1)
+    with Monitor(bundle, **ONE_THREAD, duty_cycle=1e-4, listeners=[Reach()]) as monitor:
+        before = [monitor.observe(frame) for frame in frames]
+        assert reached.wait(60)
+        during = [monitor.observe(frame) for frame in frames]
+        assert (monitor.latest, monitor.status.seen) == (None, 2 * len(frames))
+    assert before == during
 
 
-def test_stop_finishes_the_burst_and_ends_at_the_next_frame(folder: Path) -> None:
-    source, notes, stop = Watched(open_source(str(folder))), Notes(), threading.Event()
+def test_closing_ends_the_burst_under_way_and_every_thread(
+    bundle: Bundle, frames: list[Image]
+) -> None:
+    running = set(threading.enumerate())
+    told: list[Estimate] = []
+    reached = threading.Event()
 
-    class Stopping(Listener):
+    class Tell(Listener):
         def progress(self, step: int, steps: int) -> None:
-            stop.set()
+            reached.set()
 
-    summary = monitor(
-        source,
-        PREPROCESSING,
-        WindowSampler(4),
-        brightness,
-        listeners=[notes, Stopping()],
-        stop=stop,
-    )
-    assert summary.interrupted
-    assert (summary.windows, summary.seen, len(notes.estimates)) == (1, 4, 1)
-    assert (source.closed, notes.closed) == (1, 1)
+        def estimate(self, estimate: Estimate) -> None:
+            told.append(estimate)
 
-
-def test_a_failing_source_closes_everything_and_keeps_its_error(folder: Path) -> None:
-    source, notes = Watched(open_source(str(folder)), fails_after=6), Notes()
-    with pytest.raises(EdgewfError, match="the camera failed"):
-        monitor(source, PREPROCESSING, WindowSampler(4), brightness, listeners=[notes])
-    assert len(notes.estimates) == 1
-    assert (source.closed, notes.closed) == (1, 1)
+    monitor = Monitor(bundle, **ONE_THREAD, duty_cycle=1e-6, listeners=[Tell()])
+    for frame in frames[: SETTINGS.window]:
+        monitor.observe(frame)
+    assert reached.wait(60)
+    monitor.close()  # at this duty cycle the burst would go on for hours
+    monitor.close()
+    assert told == []
+    assert set(threading.enumerate()) == running
 
 
-def test_a_listener_that_fails_to_close_leaves_no_other_open(folder: Path) -> None:
-    source, first, last = Watched(open_source(str(folder))), Notes(), Notes()
+def test_frames_from_many_threads_are_all_counted(bundle: Bundle, frames: list[Image]) -> None:
+    with Monitor(bundle, **ONE_THREAD, duty_cycle=0.5) as monitor:
+        answers: list[list[int]] = []
+        threads = [
+            threading.Thread(
+                target=lambda: answers.append([monitor.observe(frame).label for frame in frames])
+            )
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert monitor.status.seen == 4 * len(frames)
+        assert answers == 4 * [answers[0]]
 
-    class Broken(Listener):
+
+def test_predictions_of_the_application_are_enough(bundle: Bundle, frames: list[Image]) -> None:
+    with Monitor(bundle, **ONE_THREAD, duty_cycle=1, inference=False) as monitor:
+        for frame in frames[: SETTINGS.window]:
+            monitor.offer(frame, label=0, confidence=0.9, truth=0)
+        monitor.wait()
+        assert monitor.latest is not None
+        assert monitor.latest.true_accuracy is not None
+        with pytest.raises(EdgewfError, match=r"observe\(\) needs Monitor\(inference=True\)"):
+            monitor.observe(frames[0])
+
+
+def test_a_drift_of_the_confidence_starts_a_burst_early(
+    bundle: Bundle, frames: list[Image]
+) -> None:
+    """With an hour between bursts, the second one can only come from the drift."""
+    rng = np.random.default_rng(0)
+
+    def different(frame: Image) -> Image:
+        noise = rng.integers(-60, 60, frame.shape)
+        return np.clip(frame.astype(int) + noise, 0, 255).astype(np.uint8)
+
+    with Monitor(bundle, **ONE_THREAD, duty_cycle=1, every=3600, inference=False) as monitor:
+        confidences = iter(rng.normal(0.9, 0.03, 10_000))
+
+        def feed(count: int, fall: float) -> None:
+            for number in range(count):
+                frame = different(frames[number % len(frames)])
+                monitor.offer(frame, label=0, confidence=next(confidences) - fall)
+
+        feed(SETTINGS.window, 0)
+        monitor.wait()
+        assert monitor.estimates == 1
+        feed(300, 0)
+        assert monitor.estimates == 1
+        feed(60, 0.2)
+        until(lambda: monitor.estimates == 2)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((32, 32, 3), np.float32),
+        np.zeros((32, 32), np.uint8),
+        np.zeros((3, 32, 32), np.uint8),
+        "frame.png",
+    ],
+)
+def test_what_is_no_frame_is_refused(bundle: Bundle, frame: Image) -> None:
+    with (
+        Monitor(bundle, **ONE_THREAD) as monitor,
+        pytest.raises(EdgewfError, match=r"a frame is uint8 \[H, W, 3\] RGB, not"),
+    ):
+        monitor.observe(frame)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"duty_cycle": 0.0}, "duty cycle of 0"),
+        ({"duty_cycle": 1.5}, "duty cycle of 1.5"),
+        ({"every": -1.0}, "every -1 seconds"),
+        ({"engine": "abacus"}, "abacus"),
+        ({"settings": tiny_settings(steps=3)}, "steps"),
+    ],
+)
+def test_bad_arguments_are_refused_and_leave_no_thread(
+    bundle: Bundle, options: dict[str, Any], message: str
+) -> None:
+    running = set(threading.enumerate())
+    closed: list[bool] = []
+
+    class Closing(Listener):
         def close(self) -> None:
-            raise EdgewfError("the disk is full")
+            closed.append(True)
 
-    with pytest.raises(EdgewfError, match="disk is full"):
-        monitor(
-            source,
-            PREPROCESSING,
-            WindowSampler(4),
-            brightness,
-            listeners=[first, Broken(), last],
-        )
-    assert (source.closed, first.closed, last.closed) == (1, 1, 1)
+    arguments = {**ONE_THREAD, "listeners": [Closing()], **options}
+    with pytest.raises(EdgewfError, match=message):
+        Monitor(bundle, **arguments)
+    assert closed == [True]
+    until(lambda: set(threading.enumerate()) == running)
+
+
+def test_health_counts_frames_and_bursts(bundle: Bundle, frames: list[Image]) -> None:
+    told: list[Health] = []
+
+    class Tell(Listener):
+        def health(self, health: Health) -> None:
+            told.append(health)
+
+    with Monitor(bundle, **ONE_THREAD, duty_cycle=1, listeners=[Tell()]) as monitor:
+        assert monitor.health().source.state == "starting"
+        for frame in frames[: SETTINGS.window + 4]:
+            monitor.observe(frame)
+        monitor.observe(frames[SETTINGS.window + 3])
+        monitor.wait()
+        health = monitor.health()
+    assert (health.seen, health.kept, health.dropped, health.filled) == (21, 20, 1, 4)
+    assert (health.bursts, health.burst_failures) == (1, 0)
+    assert (health.source.state, health.source.frames) == ("live", 21)
+    assert health.last_burst_seconds is not None
+    assert health.duty is not None
+    assert 0 < health.duty <= 1
+    assert health.memory_bytes > 10_000_000
+    assert health.problems == ()
+    assert told[-1].bursts == 1  # the last word comes at the end
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from edgewf.monitor import Monitor
+
+monitor = Monitor(sys.argv[1], threads=1, duty_cycle=1e-6)
+rng = np.random.default_rng(0)
+for _ in range(40):
+    monitor.observe(rng.integers(0, 256, (32, 32, 3), np.uint8))
+print("done")
+"""
+
+
+def test_a_program_that_forgets_to_close_it_still_ends(bundle: Bundle, tmp_path: Path) -> None:
+    script = tmp_path / "application.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script), str(bundle.folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

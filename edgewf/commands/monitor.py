@@ -8,13 +8,39 @@ from typing import Any
 
 import click
 
+from edgewf.commands.groups import GroupedCommand
 from edgewf.commands.options import burst_options, estimator_option, open_bundle, stderr_console
+from edgewf.commands.running import (
+    SCHEDULE,
+    SERVICE,
+    running_options,
+    service_listeners,
+    terminated_like_ctrl_c,
+)
 from edgewf.errors import EdgewfError
 
 EXIT_ALERT = 1
 
 
 @click.command(
+    cls=GroupedCommand,
+    groups={
+        "Frames": ("uri", "labelled", "stride", "max_windows"),
+        "Output and alerts": ("as_json", "output", "alert_below", "hook"),
+        "Schedule": SCHEDULE,
+        "Service": SERVICE,
+        "Engine": ("engine_name", "threads"),
+        "Burst": (
+            "estimator_name",
+            "objective",
+            "steps",
+            "batch_size",
+            "window",
+            "source_samples",
+            "learning_rate",
+            "seed",
+        ),
+    },
     epilog="""\b
 Sources: /dev/video0, v4l2:///dev/video0, rtsp://..., http://..., csi://0, a video file,
 a folder of images, demo. Exit status: 0, 1 if the accuracy fell below --alert-below, 2 on errors.
@@ -22,7 +48,7 @@ Examples:
   edgewf monitor bundles/efficientnet_lite0 --source demo
   edgewf monitor BUNDLE --source rtsp://camera/stream --alert-below 60 --hook ./page-me
   edgewf monitor BUNDLE --source /dev/video0 --json | jq .accuracy
-"""
+""",
 )
 @click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--source", "uri", metavar="URI", required=True, help="Where frames come from.")
@@ -42,6 +68,7 @@ Examples:
     metavar="N",
     help="Look at every N-th frame.",
 )
+@running_options
 @estimator_option
 @burst_options
 def monitor(
@@ -54,19 +81,22 @@ def monitor(
     hook: str | None,
     max_windows: int | None,
     stride: int,
+    duty_cycle: float | None,
+    every: float,
+    max_temperature: float | None,
+    status: Path | None,
     estimator_name: str,
     engine_name: str,
     threads: int | None,
     **burst: Any,
 ) -> None:
     """Watch a stream and estimate the accuracy window by window."""
-    from edgewf.engines.select import select_engine
-    from edgewf.estimation import Estimator
-    from edgewf.monitor import Listener
-    from edgewf.monitor import monitor as run
+    from edgewf.listener import Listener
+    from edgewf.monitor import DUTY_CYCLE, Monitor
     from edgewf.report import summary_line
-    from edgewf.stream import WindowSampler, open_source
+    from edgewf.stream import open_source
     from edgewf.telemetry import AlertBelow, JsonLines, Session, open_display
+    from edgewf.watch import watch
 
     if hook is not None and alert_below is None:
         raise EdgewfError("--hook needs --alert-below PERCENT: there is nothing to tell it of")
@@ -76,8 +106,6 @@ def monitor(
             f"--alert-below needs an accuracy, and {bundle} has no calibration: run "
             f"`edgewf calibrate {bundle} --data DIR` first"
         )
-    selection = select_engine(engine_name, loaded, threads)
-    estimator = Estimator(loaded, selection.engine, calibration, settings, estimator_name)
     source = open_source(uri, labels=loaded.labels if labelled else None, seed=settings.seed)
     alert = None if alert_below is None else AlertBelow(alert_below, hook)
     listeners: list[Listener] = [] if alert is None else [alert]
@@ -85,20 +113,32 @@ def monitor(
         listeners.append(JsonLines(None))
     if output is not None:
         listeners.append(JsonLines(output))
+    listeners += service_listeners(status)
     session = Session(
         loaded.manifest.model, source.uri, source.frames_total, settings.window, alert
     )
-    click.echo(f"edgewf: {selection}", err=True)
     shared_terminal = as_json and sys.stdout.isatty()
     listeners.append(open_display(session, live=False if shared_terminal else None))
-    summary = run(
-        source,
-        loaded.manifest.preprocessing,
-        WindowSampler(settings.window, stride),
-        estimator,
-        listeners=listeners,
-        max_windows=max_windows,
-    )
+    if duty_cycle is None:
+        duty_cycle = DUTY_CYCLE if source.live else 1.0
+    with terminated_like_ctrl_c():
+        running = Monitor(
+            loaded,
+            settings=settings,
+            estimator=estimator_name,
+            engine=engine_name,
+            threads=threads,
+            inference=source.live,
+            listeners=listeners,
+            source=source.uri,
+            duty_cycle=duty_cycle,
+            every=every,
+            max_temperature=max_temperature,
+            # Sources that users write need not know how they do.
+            source_health=getattr(source, "health", None),
+        )
+        click.echo(f"edgewf: {running.engine}", err=True)
+        summary = watch(running, source, stride=stride, max_windows=max_windows)
     stderr_console().print(summary_line(summary), highlight=False)
     if alert is not None and alert.fired:
         sys.exit(EXIT_ALERT)

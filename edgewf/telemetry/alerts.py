@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
-from edgewf.monitor import Listener
+from edgewf.listener import Listener
 
 HYSTERESIS = 2.0
 """Percentage points above the threshold at which an alert goes off."""

@@ -16,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edgewf.estimate import Estimate
-from edgewf.monitor import Listener, Status
+from edgewf.health import Health
+from edgewf.listener import Listener, Status
+from edgewf.systemd import INFO, WARNING, journal_prefix
 from edgewf.telemetry.alerts import AlertBelow
 from edgewf.telemetry.chart import Column, accuracy_chart
 
@@ -24,7 +26,7 @@ _REFRESH_HZ = 4
 _WIDEST = 110
 _SILENCE_S = 3.0  # without a frame, before the view says so
 _HISTORY = 200  # more than the chart can show
-_RATE_FRAMES = 60
+_RATE_STATUSES = 60
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class PlainDisplay(Listener):
         self._session = session
         self._file = console.file
         self._seen = 0
+        self._problems: tuple[str, ...] = ()
         self._print(
             f"watching {session.source} with {session.model}, "
             f"one estimate per {session.window} frames"
@@ -97,8 +100,18 @@ class PlainDisplay(Listener):
             parts.append(f"flags: {'; '.join(estimate.flags)}")
         self._print(f"{when} frame {self._seen}: {', '.join(parts)}")
 
-    def _print(self, line: str) -> None:
-        print(_printable(line), file=self._file, flush=True)
+    def health(self, health: Health) -> None:
+        # Sentences hold numbers that change all the time; another number of them is news.
+        if len(health.problems) != len(self._problems):
+            for problem in health.problems:
+                self._print(f"problem: {problem}", WARNING)
+            if not health.problems:
+                self._print("all is well again")
+        self._problems = health.problems
+
+    def _print(self, line: str, priority: int = INFO) -> None:
+        prefix = journal_prefix(priority, self._file)
+        print(prefix + _printable(line), file=self._file, flush=True)
 
 
 class LiveDisplay(Listener):
@@ -124,7 +137,8 @@ class LiveDisplay(Listener):
         self._estimates: tuple[tuple[int, Estimate, bool], ...] = ()
         self._last_frame = clock()
         self._rate: float | None = None
-        self._times: list[float] = []
+        self._recent: list[tuple[float, int]] = []  # when, and frames seen until then
+        self._problems: tuple[str, ...] = ()
         self._live = Live(
             get_renderable=self.view,
             console=console,
@@ -139,11 +153,10 @@ class LiveDisplay(Listener):
         if not self._live.is_started:
             self._live.start()
             return
-        self._times = [*self._times[1 - _RATE_FRAMES :], now]
-        if now > self._times[0]:
-            self._rate = (len(self._times) - 1) / (now - self._times[0])
-        if status.filled == self._session.window:
-            self._step = (0, 0)
+        self._recent = [*self._recent[1 - _RATE_STATUSES :], (now, status.seen)]
+        then, seen = self._recent[0]
+        if now > then:
+            self._rate = (status.seen - seen) / (now - then)
 
     def progress(self, step: int, steps: int) -> None:
         self._step = (step, steps)
@@ -152,10 +165,13 @@ class LiveDisplay(Listener):
         alert = self._session.alert
         entry = (self._status.seen, estimate, alert is not None and alert.on)
         self._estimates = (*self._estimates[1 - _HISTORY :], entry)
-        self._status = Status(self._status.seen, self._status.kept, self._status.dropped, 0)
         self._step = None
-        self._last_frame = self._clock()
-        self._times = []  # the pause of the burst is no part of the frame rate
+        if self._session.frames_total is not None:  # a recording waited for the burst
+            self._last_frame = self._clock()
+            self._recent = []
+
+    def health(self, health: Health) -> None:
+        self._problems = health.problems
 
     def close(self) -> None:
         self._step = None
@@ -166,11 +182,15 @@ class LiveDisplay(Listener):
         """Return what is on the screen now."""
         width = min(self._console.width, _WIDEST)
         parts: list[RenderableType] = [self._state(width // 3)]
+        problems = [Text(_printable(f"problem: {x}"), "yellow") for x in self._problems]
+        parts += problems
         if self._estimates:
             flags = Text(_printable("; ".join(self._estimates[-1][1].flags)), "yellow")
             if flags:
                 flags = Text("flags of the last: ") + flags
-            lines = len(flags.wrap(self._console, width - 4)) if flags else 0
+            lines = sum(
+                len(text.wrap(self._console, width - 4)) for text in (*problems, flags) if text
+            )
             chart = 8 if self._console.height >= 24 else 4
             # The table gets what state, headings and frame leave, which take 11 rows.
             rows = max(2, min(8, self._console.height - 11 - chart - lines))
@@ -227,7 +247,7 @@ class LiveDisplay(Listener):
         if self._step is None:
             return Text("waits for a full window", "dim")
         step, steps = self._step
-        return _bar(step, steps, bar, f"step {step} of {steps}") if steps else Text("starts")
+        return _bar(step, steps, bar, f"step {step} of {steps}")
 
     def _chart(self, width: int, height: int) -> Text:
         columns = [

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
-from edgewf.monitor import Listener
+from edgewf.listener import Listener
 
 
 class JsonLines(Listener):
