@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edgewf.estimate import Estimate
-from edgewf.health import Health
 from edgewf.listener import Listener, Status
-from edgewf.stream.health import SourceHealth
 from edgewf.telemetry.alerts import AlertBelow
 from edgewf.telemetry.chart import Column, accuracy_chart
 from edgewf.telemetry.display import LiveDisplay, PlainDisplay, Session, open_display
+from tests.states import WELL
 
 BASE = Estimate(
     accuracy=70.0,
@@ -43,23 +42,6 @@ BASE = Estimate(
     estimator="combined",
     soft_agreement=0.875,
     certainty=0.5,
-)
-HEALTH = Health(
-    time=1790000000.0,
-    source=SourceHealth("live", 260, 0, 0, 0, False, False, 1790000000.0, ""),
-    seen=260,
-    kept=250,
-    dropped=10,
-    filled=0,
-    bursts=1,
-    burst_failures=0,
-    last_burst_seconds=20.0,
-    duty=0.1,
-    temperature=None,
-    throttled=None,
-    power_mode=None,
-    memory_bytes=300_000_000,
-    problems=(),
 )
 MARKUP = "[bold]videos[/bold]/[/nonsense] cam\x1b[2J\n.mp4"
 DRAWN = MARKUP.replace("\x1b", "?").replace("\n", "?")
@@ -174,9 +156,9 @@ def test_problems_are_shown_until_they_are_over() -> None:
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
     display = LiveDisplay(SESSION, console)
     display.frame(Status(seen=0, kept=0, dropped=0, filled=0))
-    display.health(replace(HEALTH, problems=("the picture is black: [b]check\x1b[2J",)))
+    display.health(replace(WELL, problems=("the picture is black: [b]check\x1b[2J",)))
     assert any("problem: the picture is black: [b]check?[2J" in x for x in screen(display, 80, 24))
-    display.health(HEALTH)
+    display.health(WELL)
     assert not any("problem" in line for line in screen(display, 80, 24))
     display.close()
 
@@ -185,9 +167,9 @@ def test_a_log_gets_problems_once_and_their_end() -> None:
     file = io.StringIO()
     display = PlainDisplay(SESSION, Console(file=file, width=40))
     for seconds in (5, 10, 15):
-        display.health(replace(HEALTH, problems=(f"no frame has come for {seconds} s",)))
-    display.health(HEALTH)
-    display.health(HEALTH)
+        display.health(replace(WELL, problems=(f"no frame has come for {seconds} s",)))
+    display.health(WELL)
+    display.health(WELL)
     _, *lines = file.getvalue().splitlines()
     assert lines == ["problem: no frame has come for 5 s", "all is well again"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
 from edgewf.telemetry.records import JsonLines
+from tests.states import WELL
 
 
 def an_estimate(accuracy: float | None = 71.25, source: str = "demo") -> Estimate:
@@ -113,8 +115,30 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
-def test_a_full_disk_is_named_and_closing_adds_no_second_error() -> None:
+def test_a_full_disk_is_named_and_closing_tells_what_is_lost() -> None:
     records = JsonLines("/dev/full")
-    with pytest.raises(EdgewfError, match=r"cannot write to /dev/full: No space left"):
-        records.estimate(an_estimate())
+    for waiting in (1, 2):
+        with pytest.raises(EdgewfError, match=rf"/dev/full: No space left.*; {waiting} estimates"):
+            records.estimate(an_estimate())
+    with pytest.raises(EdgewfError, match="2 estimates wait"):
+        records.close()
+
+
+def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    records = JsonLines(path)
+    records.estimate(an_estimate(1.0))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # The second line stops in its middle.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+        for accuracy in (2.0, 3.0):
+            with pytest.raises(EdgewfError, match="File too large"):
+                records.estimate(an_estimate(accuracy))
+        assert not path.read_bytes().endswith(b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    records.health(WELL)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["accuracy"] for line in lines] == [1.0, 2.0, 3.0]
     records.close()
