@@ -1,7 +1,8 @@
-"""A monitor that is well."""
+"""A monitor that is well, and an estimate of it."""
 
 from __future__ import annotations
 
+from edgewf.estimate import Estimate
 from edgewf.health import Health
 from edgewf.stream.health import SourceHealth
 
@@ -31,4 +32,23 @@ WELL = Health(
     power_mode=None,
     memory_bytes=300_000_000,
     problems=(),
+)
+
+ESTIMATE = Estimate(
+    accuracy=70.0,
+    interval=(62.5, 77.5),
+    weighted_flips=30.25,
+    flips=50.0,
+    selected_share=1.0,
+    frames=250,
+    steps=10,
+    average_confidence=66.0,
+    flags=(),
+    model="efficientnet_lite0",
+    time=1790000000.0,
+    source="demo",
+    engine="onnxruntime",
+    estimator="combined",
+    soft_agreement=0.875,
+    certainty=0.5,
 )

@@ -248,12 +248,19 @@ def test_an_alert_sets_the_exit_status_and_runs_the_hook(
     assert len(result.stdout.splitlines()) == 3
 
 
-def test_ctrl_c_ends_a_monitor_cleanly(calibrated: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_systemd_end_a_monitor_cleanly(
+    calibrated: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    status = tmp_path / "status.json"
     # Python ignores SIGINT where its parent does, as in a background job of a shell.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [*EDGEWF, "monitor", calibrated, "--source", "demo?frames=20000", "--json"],
+            [
+                *[*EDGEWF, "monitor", calibrated, "--source", "demo?frames=20000", "--json"],
+                *["--status", str(status)],
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -263,12 +270,15 @@ def test_ctrl_c_ends_a_monitor_cleanly(calibrated: str) -> None:
     with process:
         assert process.stdout is not None
         first = process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        well = call("monitor", "--check", str(status))
+        process.send_signal(number)
         rest, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     for line in [first, *rest.splitlines()]:
         assert list(json.loads(line)) == KEYS
     assert "interrupted after" in errors
+    assert (well.exit_code, well.output[:6]) == (0, "well: ")
+    assert not status.exists()
     assert "Traceback" not in errors
 
 
@@ -514,6 +524,8 @@ def test_an_alert_needs_a_calibration(plain: Bundle, data: str) -> None:
         ["estimate", "BUNDLE", "--data", "x", "--objective", "sgd"],
         ["monitor", "BUNDLE", "--source", "x", "--alert-below", "101"],
         ["monitor", "BUNDLE", "--source", "x", "--stride", "0"],
+        ["monitor", "BUNDLE", "--source", "x", "--duty-cycle", "0"],
+        ["monitor", "BUNDLE", "--source", "x", "--every", "-1"],
         ["export", "--mean", "1,2"],
         ["export", "--std", "a"],
         ["export", "--classes", "1"],

@@ -23,26 +23,8 @@ from edgewf.listener import Listener, Status
 from edgewf.telemetry.alerts import AlertBelow
 from edgewf.telemetry.chart import Column, accuracy_chart
 from edgewf.telemetry.display import LiveDisplay, PlainDisplay, Session, open_display
-from tests.states import WELL
+from tests.states import ESTIMATE, WELL
 
-BASE = Estimate(
-    accuracy=70.0,
-    interval=(62.5, 77.5),
-    weighted_flips=30.25,
-    flips=50.0,
-    selected_share=1.0,
-    frames=250,
-    steps=10,
-    average_confidence=66.0,
-    flags=(),
-    model="efficientnet_lite0",
-    time=1790000000.0,
-    source="demo",
-    engine="onnxruntime",
-    estimator="combined",
-    soft_agreement=0.875,
-    certainty=0.5,
-)
 MARKUP = "[bold]videos[/bold]/[/nonsense] cam\x1b[2J\n.mp4"
 DRAWN = MARKUP.replace("\x1b", "?").replace("\n", "?")
 SESSION = Session("efficientnet_lite0", MARKUP, frames_total=2500, window=250)
@@ -83,7 +65,7 @@ def live(
 
 def falling(**changes: object) -> list[Estimate]:
     return [
-        replace(BASE, accuracy=a, interval=(max(0.0, a - 8), a + 8), **changes)  # type: ignore[arg-type]
+        replace(ESTIMATE, accuracy=a, interval=(max(0.0, a - 8), a + 8), **changes)  # type: ignore[arg-type]
         for a in FALLING
     ]
 
@@ -121,7 +103,7 @@ def test_the_view_fits_its_terminal(width: int, height: int) -> None:
 
 def test_at_80_columns_nothing_in_the_table_is_cut() -> None:
     worst = replace(
-        BASE,
+        ESTIMATE,
         accuracy=100.0,
         interval=(100.0, 100.0),
         weighted_flips=1000.0,
@@ -147,7 +129,7 @@ def test_the_burst_shows_its_progress_and_the_rest_when_it_is_over() -> None:
     lines = screen(display, 80, 24)
     assert any("step 3 of 10" in line for line in lines)
     assert any("5 of 250" in line for line in lines)
-    display.estimate(BASE)
+    display.estimate(ESTIMATE)
     display.close()
     assert any("waits for a full window" in line for line in screen(display, 80, 24))
 
@@ -188,7 +170,7 @@ def test_frame_rate_leaves_bursts_out_and_silence_is_told() -> None:
     display.progress(1, 10)
     now[0] += 30.0
     assert not any("no frame" in line for line in screen(display, 80, 24))
-    display.estimate(BASE)
+    display.estimate(ESTIMATE)
     collect(100)
     assert any("· 20/s ·" in line for line in screen(display, 80, 24))
     now[0] += 7.0
@@ -202,7 +184,7 @@ def test_the_alert_shows_while_it_is_on() -> None:
 
 
 def test_without_a_calibration_the_view_says_what_is_missing() -> None:
-    display = live([replace(BASE, accuracy=None, interval=None)])
+    display = live([replace(ESTIMATE, accuracy=None, interval=None)])
     text = "\n".join(screen(display, 80, 24))
     assert "no calibration, see `edgewf calibrate --help`" in text
     assert "unknown" in text
@@ -214,9 +196,9 @@ def test_a_log_gets_one_line_per_estimate_without_control_codes() -> None:
     alert = AlertBelow(55.0)
     display = PlainDisplay(replace(SESSION, alert=alert), Console(file=file, width=40))
     estimates = [
-        BASE,
-        replace(BASE, accuracy=50.0, true_accuracy=48.0, flags=("[red]a", "b\x1b[2J")),
-        replace(BASE, accuracy=None, interval=None),
+        ESTIMATE,
+        replace(ESTIMATE, accuracy=50.0, true_accuracy=48.0, flags=("[red]a", "b\x1b[2J")),
+        replace(ESTIMATE, accuracy=None, interval=None),
     ]
     feed(display, estimates, alert)
     display.close()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from edgewf.scheduling import BurstThread, ConfidenceDrift, DutyCycle, Thermosta
 from edgewf.scheduling.drift import REFERENCE
 from edgewf.stream import Window
 from tests.boards import change, write_board
+from tests.states import ESTIMATE
 
 ZONE = "sys/class/thermal/thermal_zone0/temp"
 
@@ -183,27 +185,6 @@ def test_bursts_wait_while_the_device_is_throttled(tmp_path: Path) -> None:
 # --- the thread of the bursts
 
 
-def an_estimate(time: float) -> Estimate:
-    return Estimate(
-        accuracy=50.0,
-        interval=(0.0, 100.0),
-        weighted_flips=0.0,
-        flips=0.0,
-        selected_share=1.0,
-        frames=1,
-        steps=1,
-        average_confidence=50.0,
-        flags=(),
-        model="none",
-        time=time,
-        source="test",
-        engine="onnxruntime",
-        estimator="combined",
-        soft_agreement=0.875,
-        certainty=0.5,
-    )
-
-
 class Job:
     """Makes estimates as a test wants them.
 
@@ -235,7 +216,7 @@ class Job:
             assert self.may_go_on.wait(60)
         if self.error is not None:
             raise self.error
-        return an_estimate(time)
+        return replace(ESTIMATE, time=time)
 
 
 @contextmanager
@@ -302,7 +283,7 @@ def test_a_burst_gives_way_to_everything_and_so_do_the_threads_it_starts() -> No
         child = threading.Thread(target=note)
         child.start()
         child.join()
-        return an_estimate(time)
+        return replace(ESTIMATE, time=time)
 
     with bursts(job) as thread:
         thread.hand_over(window, "test", 1.0)
