@@ -295,17 +295,18 @@ class Monitor:
         when: float | None,
         truth: int | None,
     ) -> None:
-        when = time.time() if when is None else when
+        now = time.time()
         with self._offering:
             self._seen += 1
-            self._last_frame = when
+            self._last_frame = now
             kept = self._sampler.offer(crop, truth)
             self._kept += kept
             if kept and confidence is not None and self._drift.update(confidence):
                 self._hurry()
             if self._sampler.full:
                 # Handed over as it is: making one array of it takes too long for this thread.
-                self._bursts.hand_over(self._sampler.take, self._source, when)
+                end = now if when is None else when
+                self._bursts.hand_over(self._sampler.take, self._source, end)
                 self._sampler = WindowSampler(self._window)
                 self._hurried = False
             self._announcer.frame(self.status)
