@@ -42,6 +42,7 @@ __all__ = ["Listener", "Monitor", "Prediction", "Status"]
 DUTY_CYCLE = 0.1
 HEALTH_S = 5.0
 STALLED_S = 5.0
+LONG_S = 1800.0  # that a burst may take
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,11 @@ class Monitor:
         if bursts.failure is not None:
             times = "burst" if bursts.failed_in_a_row == 1 else f"{bursts.failed_in_a_row} bursts"
             problems.append(f"the last {times} failed: {bursts.failure}")
+        if bursts.running is not None and bursts.running > LONG_S:
+            problems.append(
+                f"a burst has taken {bursts.running / 60:.0f} minutes so far: the machine is too "
+                "busy or too hot for it, or the duty cycle is too small"
+            )
         return Health(
             time=now,
             source=source,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgewf import monitor as module
 from edgewf.bundle import Bundle
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
@@ -231,6 +232,18 @@ def test_health_counts_frames_and_bursts(bundle: Bundle, frames: list[Image]) ->
     assert health.memory_bytes > 10_000_000
     assert health.problems == ()
     assert told[-1].bursts == 1  # the last word comes at the end
+
+
+def test_a_burst_that_takes_very_long_is_a_problem(
+    bundle: Bundle, frames: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Monitor(bundle, **ONE_THREAD, duty_cycle=1e-6) as monitor:
+        for frame in frames[: SETTINGS.window]:
+            monitor.observe(frame)
+        until(lambda: monitor.health().duty is not None)  # its first slice is over
+        assert monitor.health().problems == ()
+        monkeypatch.setattr(module, "LONG_S", 0.0)
+        assert "a burst has taken 0 minutes so far" in monitor.health().problems[0]
 
 
 SCRIPT = """

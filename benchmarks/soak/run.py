@@ -38,6 +38,7 @@ from edgewf.stream import open_source
 FRAMES = 600  # that the camera shows again and again
 FAULT_S = 50.0  # longer than the age at which a status file counts as that of a dead monitor
 SAMPLE_S = 10.0
+UNSEEN_S = 600.0  # at most, where it only shows with the next estimate
 HEAL_S = 60.0  # until all is well after a fault: a camera's reader waits up to 30 s
 
 console = Console(stderr=True, highlight=False)
@@ -86,15 +87,18 @@ class Soak:
         began = time.time()
         fault.begin()
         words = self._watch(FAULT_S, restart=False)
+        while not words and not self._rise(before) and time.time() < began + UNSEEN_S:
+            words = self._watch(1.0, restart=False)
+        lasted = time.time() - began
         fault.end()
         healed, after = self._well_within(HEAL_S)
-        counts = self._source_counts()
         self.seen.append(
             {
                 "fault": fault.name,
                 "minute": self._minute(began),
+                "lasted": lasted,
                 "probe": sorted(words | after),
-                "counts": {k: counts[k] - before[k] for k in counts if k in before},
+                "counts": self._rise(before),
                 "log": [line for at, line in self._log() if at >= began],
                 "healed_after": healed,
             }
@@ -110,7 +114,7 @@ class Soak:
         while time.time() < end:
             well, said = self._probe()
             if not well:
-                words.add(re.sub(r"\d+", "N", said))
+                words.add(re.sub(r"\d+", "N", said.replace(str(self._monitored.status), "FILE")))
             if time.time() >= self._next_sample:
                 self._sample()
             if restart and not self._monitored.alive():
@@ -149,6 +153,11 @@ class Soak:
             return {}
         source = health.source
         return {"reconnects": source.reconnects, "decode_errors": source.decode_errors}
+
+    def _rise(self, before: dict[str, int]) -> dict[str, int]:
+        """Return how many more of each there are than before, where there are more."""
+        now = self._source_counts()
+        return {k: now[k] - before[k] for k in now if k in before and now[k] > before[k]}
 
     def _sample(self) -> None:
         self._next_sample = time.time() + SAMPLE_S

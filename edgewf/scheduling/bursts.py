@@ -61,6 +61,7 @@ class Bursts:
         failed_in_a_row: since the last that was done.
         failure: why the last one failed; None once another was done.
         seconds: that the last one which was done took, pauses included.
+        running: seconds since the start of the one under way; None without any.
         duty: see `DutyCycle.measured`.
     """
 
@@ -69,6 +70,7 @@ class Bursts:
     failed_in_a_row: int
     failure: str | None
     seconds: float | None
+    running: float | None
     duty: float | None
 
 
@@ -118,6 +120,7 @@ class BurstThread:
         self._done = self._failed = self._failed_in_a_row = 0
         self._failure: str | None = None
         self._seconds: float | None = None
+        self._began: float | None = None
         self._loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="edgewf-bursts", daemon=True)
 
@@ -165,12 +168,14 @@ class BurstThread:
 
     def report(self) -> Bursts:
         """Return how the bursts have gone."""
+        began = self._began  # another thread may end the burst meanwhile
         return Bursts(
             done=self._done,
             failed=self._failed,
             failed_in_a_row=self._failed_in_a_row,
             failure=self._failure,
             seconds=self._seconds,
+            running=None if began is None else time.monotonic() - began,
             duty=self._duty.measured(),
         )
 
@@ -205,7 +210,7 @@ class BurstThread:
     def _burst(
         self, estimate: EstimateWindow, take: Callable[[], Window], source: str, when: float
     ) -> None:
-        began = time.monotonic()
+        began = self._began = time.monotonic()
         self._due = began + self._every
         self._wait_while_hot()
         self._duty.begin()
@@ -256,6 +261,7 @@ class BurstThread:
         self._due = max(self._due, time.monotonic() + backoff)
 
     def _finish(self) -> None:
+        self._began = None
         with self._changed:
             self._busy = False
             self._changed.notify_all()
