@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from edgewf.commands.export import export
 from edgewf.commands.inspect import inspect
 from edgewf.commands.monitor import monitor
 from edgewf.errors import EdgewfError
+from edgewf.journal import ERROR, journal_prefix
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -27,16 +29,20 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except EdgewfError as error:
-            click.echo(f"edgewf: {error}", err=True)
+            _complain(str(error))
             context.exit(EXIT_USAGE)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of stdout has gone
         except OSError as error:
-            click.echo(f"edgewf: {error.filename or 'input or output'}: {error.strerror}", err=True)
+            _complain(f"{error.filename or 'input or output'}: {error.strerror}")
             context.exit(EXIT_USAGE)
         except KeyboardInterrupt as interrupt:
             click.echo(": ".join(["edgewf: interrupted", *map(str, interrupt.args)]), err=True)
             context.exit(EXIT_INTERRUPTED)
+
+
+def _complain(what: str) -> None:
+    click.echo(f"{journal_prefix(ERROR, sys.stderr)}edgewf: {what}", err=True)
 
 
 @click.group(

@@ -1,31 +1,16 @@
-"""What systemd asks of a service: word that it is up and alive, and log lines with a priority.
+"""Word to systemd that the service is up and alive.
 
-The protocols are small enough to be spoken directly: sd_notify(3) is datagrams of assignments to
-a socket, sd-daemon(3) a number in angle brackets before each line on stderr.
+The protocol is small enough to be spoken directly: sd_notify(3) is datagrams of assignments to a
+socket.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import IO
 
 from edgewf.health import Health
 from edgewf.listener import Listener
-
-ERROR, WARNING, INFO = 3, 4, 6
-"""Priorities of syslog(3)."""
-
-
-def journal_prefix(priority: int, file: IO[str]) -> str:
-    """Return "<4>" and the like where `file` goes to the journal, else nothing."""
-    try:
-        status = os.fstat(file.fileno())
-    except (OSError, ValueError):  # closed, or no file of the system
-        return ""
-    # Set by systemd to the device and inode of the stream, so that a redirection shows.
-    journal = os.environ.get("JOURNAL_STREAM")
-    return f"<{priority}>" if journal == f"{status.st_dev}:{status.st_ino}" else ""
 
 
 class ServiceNotifier(Listener):

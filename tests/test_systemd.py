@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewf.systemd import ERROR, WARNING, ServiceNotifier, journal_prefix
+from edgewf.journal import ERROR, WARNING, journal_prefix
+from edgewf.systemd import ServiceNotifier
 from tests.states import WELL
 
 

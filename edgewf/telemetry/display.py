@@ -17,8 +17,8 @@ from rich.text import Text
 
 from edgewf.estimate import Estimate
 from edgewf.health import Health
+from edgewf.journal import INFO, WARNING, journal_prefix
 from edgewf.listener import Listener, Status
-from edgewf.systemd import INFO, WARNING, journal_prefix
 from edgewf.telemetry.alerts import AlertBelow
 from edgewf.telemetry.chart import Column, accuracy_chart
 
