@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from benchmarks.machine import describe_machine, machine_line
@@ -43,7 +44,6 @@ def one_round(
         time.sleep(2)
         latencies = []
         due = began = time.perf_counter()
-        burst_began = time.process_time()
         number = 0
         while (start := time.perf_counter()) < began + seconds:
             monitor.observe(frames[number % FRAMES])
@@ -53,9 +53,7 @@ def one_round(
             time.sleep(max(0.0, due - time.perf_counter()))
         health = monitor.health()
     return {
-        "engine": monitor.engine,
-        "latencies": latencies,
-        "process_seconds": time.process_time() - burst_began,
+        "latencies": [round(x, 6) for x in latencies],
         "estimates": health.bursts,
         "duty": health.duty,
         "memory_bytes": health.memory_bytes,
@@ -67,35 +65,34 @@ def quantiles(rounds: list[dict[str, Any]]) -> list[float]:
     return np.percentile(np.concatenate([r["latencies"] for r in rounds]), QUANTILES).tolist()
 
 
-def report(settings: str, off: list[dict[str, Any]], on: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown."""
+def table(engine: str, off: list[dict[str, Any]], on: list[dict[str, Any]]) -> str:
+    """Return the results of one engine as Markdown."""
     lines = [
-        "# Latency of deployed inference beside bursts",
+        f"## {engine}",
         "",
-        f"`python -m benchmarks.live.latency`: {settings}; {on[0]['engine']}; {machine_line()}. "
-        f"The machine was shared; load average before the run {os.getloadavg()[0]:.1f}.",
-        "",
-        "| | frames | " + " | ".join(f"p{q:g}, ms" for q in QUANTILES) + " | estimates |",
-        "|---|---:|" + "---:|" * (len(QUANTILES) + 1),
+        "| | frames | " + " | ".join(f"p{q:g}, ms" for q in QUANTILES) + " |",
+        "|---|---:|" + "---:|" * len(QUANTILES),
     ]
     values = {"without bursts": quantiles(off), "with bursts": quantiles(on)}
     for (name, found), rounds in zip(values.items(), (off, on), strict=True):
         count = sum(len(r["latencies"]) for r in rounds)
-        estimates = sum(r["estimates"] for r in rounds)
-        cells = " | ".join(f"{1e3 * x:.2f}" for x in found)
-        lines.append(f"| {name} | {count} | {cells} | {estimates} |")
+        lines.append(f"| {name} | {count} | {' | '.join(f'{1e3 * x:.2f}' for x in found)} |")
     ratios = [b / a for a, b in zip(*values.values(), strict=True)]
-    lines.append("| ratio | | " + " | ".join(f"{x:.3f}" for x in ratios) + " | |")
+    lines.append("| ratio | | " + " | ".join(f"{x:.3f}" for x in ratios) + " |")
     each = [quantiles([b])[2] / quantiles([a])[2] for a, b in zip(off, on, strict=True)]
-    lines += ["", "Ratio of p99 round by round: " + ", ".join(f"{x:.3f}" for x in each) + "."]
     share = np.mean([r["duty"] for r in on])
-    lines.append(f"Bursts ran {100 * share:.1f} % of the time.")
-    return "\n".join(lines) + "\n"
+    lines += [
+        "",
+        "Ratio of p99 round by round: " + ", ".join(f"{x:.3f}" for x in each) + ".",
+        f"Slices of bursts took {100 * share:.1f} % of the time, of which some rest was still to come.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 @click.command()
 @click.argument("bundle")
-@click.option("--engine", default="auto", show_default=True)
+@click.option("--engine", "engines", multiple=True, default=["auto"], show_default=True)
 @click.option("--threads", type=int, help="Of the engines; the runtime's choice if left out.")
 @click.option("--duty-cycle", default=0.1, show_default=True)
 @click.option("--fps", default=15.0, show_default=True)
@@ -105,7 +102,7 @@ def report(settings: str, off: list[dict[str, Any]], on: list[dict[str, Any]]) -
 @click.option("--single", is_flag=True, hidden=True)
 def main(
     bundle: str,
-    engine: str,
+    engines: tuple[str, ...],
     threads: int | None,
     duty_cycle: float,
     fps: float,
@@ -116,10 +113,10 @@ def main(
 ) -> None:
     """Compare the latency of BUNDLE's inference with and without bursts."""
     if single:
-        click.echo(json.dumps(one_round(bundle, engine, threads, duty_cycle, fps, seconds)))
+        click.echo(json.dumps(one_round(bundle, engines[0], threads, duty_cycle, fps, seconds)))
         return
 
-    def child(duty: float) -> dict[str, Any]:
+    def child(engine: str, duty: float) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.live.latency", bundle, "--single"]
         command += ["--engine", engine, "--duty-cycle", str(duty)]
         command += ["--fps", str(fps), "--seconds", str(seconds)]
@@ -127,17 +124,22 @@ def main(
         result: dict[str, Any] = json.loads(subprocess.check_output(command))
         return result
 
-    off, on = [], []
-    for _ in track(range(rounds), "measuring"):
-        off.append(child(NEVER))
-        on.append(child(duty_cycle))
-    settings = (
-        f"{Path(bundle).name}, {fps:g} frames a second, duty cycle {duty_cycle:g}, {rounds} rounds "
-        f"of {seconds:g} s of each kind, {threads or 'all'} threads"
-    )
-    text = report(settings, off, on)
+    load = os.getloadavg()[0]
+    off: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
+    on: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
+    for _ in track(range(rounds), "measuring", console=Console(stderr=True)):
+        for engine in engines:
+            off[engine].append(child(engine, NEVER))
+            on[engine].append(child(engine, duty_cycle))
+    text = (
+        "# Latency of deployed inference beside bursts\n\n"
+        f"`python -m benchmarks.live.latency`: {Path(bundle).name}, {fps:g} frames a second, duty "
+        f"cycle {duty_cycle:g}, {rounds} rounds of {seconds:g} s of each kind, "
+        f"{threads or 'the runtime chooses its'} threads; {machine_line()}. The machine was "
+        f"shared; load average {load:.1f} before the run, {os.getloadavg()[0]:.1f} after it.\n\n"
+    ) + "\n".join(table(engine, off[engine], on[engine]) for engine in engines)
     output.mkdir(parents=True, exist_ok=True)
-    record = {"machine": describe_machine(), "settings": settings, "off": off, "on": on}
+    record = {"machine": describe_machine(), "load_before": load, "off": off, "on": on}
     (output / "latency.json").write_text(json.dumps(record) + "\n")
     (output / "latency.md").write_text(text)
     click.echo(text)
