@@ -84,7 +84,7 @@ def table(engine: str, off: list[dict[str, Any]], on: list[dict[str, Any]]) -> s
     lines += [
         "",
         "Ratio of p99 round by round: " + ", ".join(f"{x:.3f}" for x in each) + ".",
-        f"Slices of bursts took {100 * share:.1f} % of the time, of which some rest was still to come.",
+        f"Slices took {100 * share:.1f} % of the time; the rest after the last one is not in it.",
         "",
     ]
     return "\n".join(lines)
