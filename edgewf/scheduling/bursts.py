@@ -270,9 +270,8 @@ class BurstThread:
 def _step_back() -> None:
     """Let the calling thread run only where nothing else wants to; Linux alone can tell threads so.
 
-    A thread that wakes up takes a core from SCHED_IDLE as if it were free, which it does not do
-    with one that is merely nice: with nice 19, deployed inference in two threads on two cores had
-    both of them on one (its p99 rose from 6.5 to 20 ms). See sched(7).
+    A thread that wakes up takes a core from SCHED_IDLE at once; from one that is merely nice it
+    takes its turn. See sched(7).
     """
     if sys.platform == "linux":
         with suppress(OSError):  # a sandbox may forbid it
