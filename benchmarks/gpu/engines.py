@@ -46,9 +46,11 @@ Record = dict[str, Any]
 BATCHES = (8, 32, 64)
 WINDOW = 256
 STEPS = 10
-# Relative L2 distance of gradients: float32 kernels that sum in another order, on networks whose
-# own float32 error reaches 1e-2 with random weights; the contract of fp16 bundles.
-GRADIENT = {"fp32": 1e-2, "fp16": 3e-2}
+# Relative L2 distance of gradients. fp32: kernels that sum in another order, on networks whose own
+# float32 error reaches 1e-2 with random weights. fp16: rounding the weights alone moves
+# EfficientNet-Lite0's by 4e-2; on the CPU its fp16 bundle is off by 8e-2 on these pictures, and
+# ResNet-50's with random weights by 4e-1, so there nothing is asked.
+GRADIENT = {"fp32": 1e-2, "fp16": 1.5e-1}
 LABELS = {"fp32": 0.98, "fp16": 0.95}  # share of frames on which both have to say the same
 FLIPS = 0.05  # of the CPU's weighted flips, or of a tenth of the window if that is more
 REPEATS = 15
@@ -76,12 +78,15 @@ def agreement(engine: str, bundle: Bundle) -> Iterator[Record]:
     images = _window(bundle)
     cpu = OnnxRuntimeCPU(Bundle.load(_fp32(bundle.folder)))
     ours = open_engine(engine, bundle)
-    yield _gradients(ours, cpu, images[: settings.batch_size])
+    trained = bundle.manifest.model in TRAINED
+    gradients = _gradients(ours, cpu, images[: settings.batch_size])
+    asked = trained or bundle.manifest.precision == "fp32"
+    yield gradients if asked else {**gradients, "bound": None, "passed": True}
     expected = run_burst(cpu, images, settings)
     bursts = [_counted(ours, images, settings) for _ in range(2)]
     flips = _flips(expected, bursts[0][0], LABELS[bundle.manifest.precision])
     # With random weights labels hang on rounding.
-    yield flips if bundle.manifest.model in TRAINED else {**flips, "passed": True}
+    yield flips if trained else {**flips, "passed": True}
     waits = [waits for _, waits in bursts]
     yield {"check": "waits inside a burst", "waits": waits, "passed": waits == [0, 0]}
     same = _bits(bursts[0][0]) == _bits(bursts[1][0])
