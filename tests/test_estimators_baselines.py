@@ -17,7 +17,7 @@ from scipy import optimize  # type: ignore[import-untyped]
 from scipy.special import logsumexp, softmax  # type: ignore[import-untyped]
 
 from edgewf.engines import BurstRecord, Predictions
-from edgewf.estimators import BASELINES, QUADRATICS, rows
+from edgewf.estimators import rows
 from edgewf.estimators.cot import frame_costs, label_shares
 from edgewf.estimators.mano import mano
 from edgewf.estimators.mde import mde
@@ -323,15 +323,6 @@ def test_scaling_keeps_labels_and_scales_everything_else() -> None:
 
 
 # --- what holds for all ----------------------------------------------------------------------
-
-
-def test_every_baseline_has_a_score() -> None:
-    keys = {score for score, _ in BASELINES.values()}
-    known = {score for score, _ in QUADRATICS.values()}
-    assert keys <= set(SCORES)
-    assert set(SCORES) <= keys | known
-    assert not keys & known
-    assert not set(BASELINES) & set(QUADRATICS)
 
 
 @given(seed=SEEDS, frames=st.integers(2, 25), classes=st.integers(2, 9))

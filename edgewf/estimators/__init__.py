@@ -25,16 +25,4 @@ QUADRATICS: dict[str, tuple[str, bool]] = {
     "nuclear-norm": ("nuclear_norm", True),
     "average-confidence": ("average_confidence", True),
 }
-# Published baselines that a calibration does not hold yet: their scores are computed by
-# `edgewf.estimators.table.SCORES`, which also makes the reference that some of them need.
-BASELINES: dict[str, tuple[str, bool]] = {
-    "difference-of-confidences": ("difference_of_confidences", True),
-    "atc-confidence": ("atc_confidence", True),
-    "atc-entropy": ("atc_entropy", True),
-    "cot": ("cot", True),
-    "cott": ("cott", True),
-    "dispersion": ("dispersion", True),
-    "mano": ("mano", True),
-    "mde": ("mde", True),
-}
 NAMES = (*PLANES, *QUADRATICS)
