@@ -11,7 +11,7 @@ import importlib
 import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,7 @@ INSTALL_WITHOUT_GPU = (
     "nvidia-cuda-runtime"
 )
 LARGEST_BATCH = 64
+_POLL_S = 0.2
 
 
 def installed_module() -> str | None:
@@ -185,7 +186,11 @@ class PlanBuilder:
             # it starts before there is anything to wait for.
             pool.submit(int).result()
             try:
-                return pool.submit(self._builder.build_serialized_network, network, config).result()
+                build = pool.submit(self._builder.build_serialized_network, network, config)
+                # An interrupt that comes just before a wait is noticed when the wait ends.
+                while not build.done():
+                    wait([build], timeout=_POLL_S)
+                return build.result()
             except BaseException:
                 monitor.cancelled = True
                 raise
