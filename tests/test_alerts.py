@@ -15,28 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewf.errors import EdgewfError
-from edgewf.estimate import Estimate
 from edgewf.telemetry import alerts
 from edgewf.telemetry.alerts import HYSTERESIS, AlertBelow
+from tests.states import ESTIMATE
 
-BASE = Estimate(
-    accuracy=70.0,
-    interval=(60.0, 80.0),
-    weighted_flips=30.0,
-    flips=50.0,
-    selected_share=1.0,
-    frames=250,
-    steps=10,
-    average_confidence=66.0,
-    flags=(),
-    model="efficientnet_lite0",
-    time=1790000000.0,
-    source="demo",
-    engine="onnxruntime",
-    estimator="combined",
-    soft_agreement=0.875,
-    certainty=0.5,
-)
+BASE = replace(ESTIMATE, interval=(60.0, 80.0))
 
 HOOK = """\
 import json, os, sys

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks.accuracy.cells import Cell, halves, shifted
+from benchmarks.accuracy.cells import Cell, errors_of, halves, shifted
 from benchmarks.accuracy.held_out import CLEAN, EVALUATION
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
@@ -88,13 +88,9 @@ def judge(score: Score, calibration: list[Seen], evaluation: list[Seen]) -> dict
     found = [score(x.record, reference) for x in evaluation]
     seconds = (time.perf_counter() - start) / len(evaluation)
     errors = np.array([curve(s) - x.accuracy for s, x in zip(found, evaluation, strict=True)])
-    worst = int(np.abs(errors).argmax())
     return {
         "score": score.name,
-        "mae": float(np.abs(errors).mean()),
-        "bias": float(errors.mean()),
-        "worst": float(errors[worst]),
-        "worst_cell": " ".join(map(str, evaluation[worst].cell)),
+        **errors_of(errors, [x.cell for x in evaluation]),
         "ms": 1e3 * seconds,
     }
 

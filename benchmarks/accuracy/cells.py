@@ -81,3 +81,15 @@ def measure_cells(
         with kept.open("a") as file:
             file.write(json.dumps(asdict(point)) + "\n")
     return [points[(*cell, window)] for cell in cells]
+
+
+def errors_of(errors: NDArray[np.float64], cells: Sequence[Cell]) -> dict[str, float | str]:
+    """Summarise the errors of an estimate, in points, one a cell."""
+    worst = int(np.abs(errors).argmax())
+    name, severity = cells[worst]
+    return {
+        "mae": float(np.abs(errors).mean()),
+        "bias": float(errors.mean()),
+        "worst": float(errors[worst]),
+        "worst_cell": f"{name} {severity}",
+    }

@@ -18,7 +18,7 @@ import click
 import numpy as np
 from imagecorruptions import get_corruption_names
 
-from benchmarks.accuracy.cells import Cell, halves, measure_cells
+from benchmarks.accuracy.cells import Cell, errors_of, halves, measure_cells
 from benchmarks.accuracy.figure import draw
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle
@@ -35,8 +35,11 @@ CLEAN: Cell = ("clean", 0)
 
 def rows(calibration: list[Point], evaluation: list[Point], frames: int) -> list[dict[str, object]]:
     """Fit each estimator on `calibration` and judge it on `evaluation`; errors in points."""
+    cells = [(p.shift, p.severity) for p in evaluation]
     raw = np.array([p.average_confidence - p.accuracy for p in evaluation])
-    result = [_row("average confidence, raw", raw, evaluation)]
+    result: list[dict[str, object]] = [
+        {"estimator": "average confidence, raw", **errors_of(raw, cells)}
+    ]
     for name in NAMES:
         estimator = fit_points(name, calibration)
         scores = [asdict(p) for p in evaluation]
@@ -44,20 +47,9 @@ def rows(calibration: list[Point], evaluation: list[Point], frames: int) -> list
         errors = np.array([estimator(x) - y for x, y in zip(scores, truth, strict=True)])
         intervals = [estimator.interval(x, frames) for x in scores]
         held = [low <= y <= high for (low, high), y in zip(intervals, truth, strict=True)]
-        row = _row(name, errors, evaluation)
+        row = {"estimator": name, **errors_of(errors, cells)}
         result.append({**row, "coverage": float(100 * np.mean(held)), "formula": str(estimator)})
     return result
-
-
-def _row(name: str, errors: np.ndarray, points: list[Point]) -> dict[str, object]:
-    worst = int(np.abs(errors).argmax())
-    return {
-        "estimator": name,
-        "mae": float(np.abs(errors).mean()),
-        "bias": float(errors.mean()),
-        "worst": float(errors[worst]),
-        "worst_cell": f"{points[worst].shift} {points[worst].severity}",
-    }
 
 
 @click.command()
