@@ -126,6 +126,7 @@ class Monitor:
         self._hurried = False
         self._seen = self._kept = 0
         self._last_frame: float | None = None
+        self._waiting = False
         self._offering = threading.Lock()
         self._inferring = threading.Lock()
         self._thermostat = Thermostat(Board(), max_temperature)
@@ -203,9 +204,18 @@ class Monitor:
         self._take(self._crop(frame), label, confidence, when, truth)
 
     def wait(self) -> None:
-        """Return when no burst runs or is due, and listeners have every estimate."""
-        self._bursts.wait()
-        self._announcer.wait()
+        """Return when no burst runs or is due, and listeners have every estimate.
+
+        Who waits here gives no frames meanwhile, so none are missed.
+        """
+        self._waiting = True
+        try:
+            self._bursts.wait()
+            self._announcer.wait()
+        finally:
+            if self._last_frame is not None:
+                self._last_frame = time.time()
+            self._waiting = False
 
     @property
     def estimates(self) -> int:
@@ -330,7 +340,8 @@ class Monitor:
 
     def _pushed(self) -> SourceHealth:
         silence = None if self._last_frame is None else time.time() - self._last_frame
-        state = "starting" if silence is None else "live" if silence < STALLED_S else "stalled"
+        here = self._waiting or (silence is not None and silence < STALLED_S)
+        state = "live" if here else "starting" if silence is None else "stalled"
         return SourceHealth(
             state=state,
             frames=self._seen,

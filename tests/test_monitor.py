@@ -234,6 +234,26 @@ def test_health_counts_frames_and_bursts(bundle: Bundle, frames: list[Image]) ->
     assert told[-1].bursts == 1  # the last word comes at the end
 
 
+def test_frames_are_not_missed_while_the_application_waits_for_a_burst(
+    bundle: Bundle, frames: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording is read no further while its burst runs."""
+    monkeypatch.setattr(module, "STALLED_S", 0.0)  # every silence is one
+    states: list[str] = []
+
+    class Tell(Listener):
+        def estimate(self, estimate: Estimate) -> None:
+            states.append(monitor.health().source.state)
+
+    with Monitor(bundle, **ONE_THREAD, duty_cycle=1, listeners=[Tell()]) as monitor:
+        for frame in frames:
+            monitor.observe(frame)
+            monitor.wait()
+        assert monitor.health().source.state == "stalled"
+    assert states
+    assert set(states) == {"live"}
+
+
 def test_a_burst_that_takes_very_long_is_a_problem(
     bundle: Bundle, frames: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
