@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgewf.bundle import Bundle
+from edgewf.engines import Float32, Images
+from edgewf.engines.host import HostEngine
 from edgewf.export.exporter import export_bundle
 from edgewf.export.sources.registry import load_source
 from edgewf.export.sources.torchvision_models import import_torchvision
+from edgewf.kernels.reference import Objective, em_objective
 
 SEED = 0
 
@@ -62,6 +65,16 @@ def gradient(module: nn.Module, x: Tensor) -> NDArray[np.float32]:
     entropy = -(log_p.exp() * log_p).sum()
     parameters = [p for layer in norms(module) for p in (layer.weight, layer.bias)]
     return torch.cat(torch.autograd.grad(entropy, parameters)).numpy()
+
+
+def entropy_gradient(engine: HostEngine, images: Images) -> NDArray[np.float32]:
+    """Return the same gradient by a bundle's graphs: a step without the update."""
+    scale = np.float32(engine.bundle.manifest.loss_scale)
+
+    def entropy(logits: Float32) -> Float32:
+        return em_objective(logits, Objective(), None).dlogits * scale
+
+    return engine.gradient(images, entropy) / scale
 
 
 def normalised(images: NDArray[np.uint8], of: Bundle) -> Tensor:

@@ -15,42 +15,28 @@ from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks.graphs.networks import bundle
+from benchmarks.graphs.networks import bundle, entropy_gradient
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle
 from edgewf.burst import run_burst
 from edgewf.engines import Images
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
-from edgewf.images import read_image
-from edgewf.kernels.reference import Objective, em_objective
+from edgewf.images import image_files, read_image
 from edgewf.shifts import shift
 
 CELLS = (("clean", 0), ("speckle_noise", 3), ("gaussian_blur", 3), ("saturate", 5))
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def window(of: Bundle, data: Path) -> Images:
     """Read as many images as a window has, always the same ones: uint8 [N, S, S, 3]."""
-    paths = sorted(p for p in data.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = image_files(data)
     size = of.manifest.burst.window
     if len(paths) < size:
         raise SystemExit(f"{data}: {len(paths)} images, a window has {size}")
     chosen = np.random.default_rng(0).permutation(len(paths))[:size]
     return np.stack([of.manifest.preprocessing(read_image(paths[i])) for i in chosen])
-
-
-def gradient(engine: OnnxRuntimeCPU, images: Images) -> NDArray[np.float32]:
-    """Return the gradient of the entropy, unscaled."""
-    scale = np.float32(engine.bundle.manifest.loss_scale)
-    engine.reset(engine.bundle.manifest.burst)
-
-    def entropy(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        return em_objective(logits, Objective(), None).dlogits * scale
-
-    return engine.gradient(images, entropy) / scale
 
 
 def measure(model: str, data: Path) -> list[dict[str, Any]]:
@@ -62,9 +48,13 @@ def measure(model: str, data: Path) -> list[dict[str, Any]]:
         images = window(bundles[0], data)
         settings = bundles[0].manifest.burst
         for name, severity in track(CELLS, model):
-            frames = images if severity == 0 else shift(name, images, severity, seed=0)
+            frames = shift(name, images, severity, seed=0)
             a, b = (run_burst(engine, frames, settings) for engine in (single, half))
-            exact, rounded = (gradient(x, frames[: settings.batch_size]) for x in (single, half))
+            for engine in (single, half):
+                engine.reset(settings)  # from the deployed scales and shifts
+            exact, rounded = (
+                entropy_gradient(x, frames[: settings.batch_size]) for x in (single, half)
+            )
             rows.append(
                 {
                     "model": model,

@@ -23,21 +23,15 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks.graphs.networks import build, bundle, gradient, normalised
+from benchmarks.graphs.networks import build, bundle, entropy_gradient, gradient, normalised
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.pictures import photographs, pieces
 from edgewf.engines.host import HostEngine
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.openvino_cpu import OpenVINOCPU
-from edgewf.kernels.reference import Objective, em_objective
 
 MODELS = ("resnet50", "efficientnet_lite0", "mobilenet_v2")
 BASELINE = "PyTorch eager"
-
-
-def entropy_gradient(engine: HostEngine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run one step without the update."""
-    return engine.gradient(images, lambda x: em_objective(x, Objective(), None).dlogits)
 
 
 def measure(name: str, batch: int, repeats: int, threads: int) -> dict[str, Any]:
