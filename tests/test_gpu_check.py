@@ -16,9 +16,8 @@ import pytest
 
 from benchmarks.gpu import __main__ as check
 from benchmarks.gpu import engines, environment, stages
-from benchmarks.gpu.bundles import PICTURES
 from benchmarks.gpu.report import folder_name, markdown
-from benchmarks.gpu.stages import Outcome, Stage
+from benchmarks.gpu.stages import PICTURES, Outcome, Stage
 from benchmarks.pictures import photographs
 from edgewf.bundle import Bundle
 from edgewf.engines.device import DeviceEngine

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.gpu import environment
 from benchmarks.gpu.report import folder_name, gpu_name, markdown
-from benchmarks.gpu.stages import Outcome, Stage, run, stages
+from benchmarks.gpu.stages import PICTURES, Outcome, Stage, run, stages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MACHINE = Stage("machine", ("benchmarks.gpu.machine",), 30.0)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
     outcomes = [_run(MACHINE, there.python, options.bundles, end)]
     machine = next(iter(outcomes[0].records), {})
-    if not (options.bundles / "photographs.npz").exists():
+    if not (options.bundles / PICTURES).exists():
         outcomes.append(_run(BUNDLES, there.python, options.bundles, end))
     gpu = gpu_name(machine)
     output = options.output or REPOSITORY / "benchmarks/results" / folder_name(gpu)

@@ -14,9 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.gpu.stages import BUNDLES, FP16
-
-PICTURES = "photographs.npz"
+from benchmarks.gpu.stages import BUNDLES, FP16, PICTURES
 
 
 @click.command()

@@ -14,19 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.bundles import PICTURES
-from benchmarks.gpu.stages import FP16, MODELS
+from benchmarks.gpu.stages import FP16, MODELS, PICTURES, Record
 from benchmarks.pictures import pieces
 from edgewf.bundle import GRAPHS, MANIFEST, Bundle
 from edgewf.burst import Burst, run_burst
 from edgewf.engines import Images
 from edgewf.engines.device import DeviceEngine
+from edgewf.engines.gpu import Gpu
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.select import CANDIDATES, select_engine
 from edgewf.engines.tensorrt_builder import PlanBuilder
@@ -40,8 +39,6 @@ from edgewf.engines.tensorrt_plans import (
 from edgewf.errors import EdgewfError
 from edgewf.kernels.reference import Objective, em_objective
 from edgewf.settings import BurstSettings
-
-Record = dict[str, Any]
 
 BATCHES = (8, 32, 64)
 WINDOW = 256
@@ -100,7 +97,7 @@ def agreement(engine: str, bundle: Bundle) -> Iterator[Record]:
 def latency(engine: str, bundle: Bundle) -> Iterator[Record]:
     """Time deployed inference, a step and a burst, and take the GPU memory they need."""
     images = _window(bundle)
-    free = _free_memory()
+    free = _free_memory(Gpu())
     ours = open_engine(engine, bundle)
     gpu = ours.gpu
     for batch in BATCHES:
@@ -130,7 +127,7 @@ def latency(engine: str, bundle: Bundle) -> Iterator[Record]:
             "infer_ms": 1e3 * statistics.median(infer),
             "window": WINDOW,
             "steps": STEPS,
-            "device_MiB": (free - _free_memory()) / 2**20,
+            "device_MiB": (free - _free_memory(gpu)) / 2**20,
         }
 
 
@@ -267,19 +264,10 @@ def _window(bundle: Bundle) -> Images:
         return pieces([kept[name] for name in kept.files], bundle.manifest.preprocessing, WINDOW)
 
 
-def _free_memory() -> int:
+def _free_memory(gpu: Gpu) -> int:
     """Return the bytes of device memory that nobody uses."""
-    from edgewf.kernels.device import pycuda_driver
-
-    cuda = pycuda_driver()
-    cuda.init()
-    context = cuda.Device(0).retain_primary_context()
-    context.push()
-    try:
-        free, _ = cuda.mem_get_info()
-    finally:
-        cuda.Context.pop()
-    return int(free)
+    with gpu.current("asking for its memory"):
+        return gpu.memory()[0]
 
 
 def _times(call: Callable[[], object], repeats: int) -> list[float]:

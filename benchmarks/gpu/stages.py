@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 MODELS = ("efficientnet_lite0", "mobilenet_v3_large", "resnet50")
 ENGINES = ("tensorrt", "ort-cuda", "ort-tensorrt")
 FP16 = "-fp16"  # ends the names of fp16 bundles
+PICTURES = "photographs.npz"  # beside the bundles
 BUNDLES = (*MODELS, f"{MODELS[0]}{FP16}", f"{MODELS[2]}{FP16}")
 
 Record = dict[str, Any]
@@ -129,37 +131,35 @@ def run(stage: Stage, python: str, bundles: Path, left: float) -> Outcome:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-        printed, complaints = ([*_lines(stream)] for stream in (out, err))
+        printed, complaints = (_lines(stream) for stream in (out, err))
     seconds = time.perf_counter() - start
-    records = tuple(json.loads(line) for line in printed if line.startswith("{") and _whole(line))
-    status, reason = judge(records, child.returncode, late, stage.correctness)
+    records = tuple(_records(printed))
+    status = judge(records, child.returncode, late, stage.correctness)
+    reason = ""
     if late:
         reason = f"stopped after {seconds:.0f} s"
     elif status == "crashed":
         reason = f"exit status {child.returncode}: {' / '.join(complaints[-3:]) or 'no message'}"
+    elif status == "skipped":
+        reason = str(records[0]["skipped"])
     return Outcome(stage.name, status, stage.correctness, seconds, records, reason)
 
 
-def judge(
-    records: tuple[Record, ...], returncode: int, late: bool, correctness: bool
-) -> tuple[str, str]:
-    """Return status and reason of a stage that ended.
+def judge(records: tuple[Record, ...], returncode: int, late: bool, correctness: bool) -> str:
+    """Return the status of a stage that ended, see `Outcome`.
 
     A check that exits with status 1 after a record that says "passed": false has not crashed.
     """
     verdicts = [record["passed"] for record in records if "passed" in record]
     if False in verdicts:
-        return ("failed" if correctness else "missed"), ""
+        return "failed" if correctness else "missed"
     if late:
-        return "timed out", ""
-    if returncode:
-        return "crashed", ""
-    skipped = [str(record["skipped"]) for record in records if "skipped" in record]
-    if skipped and len(skipped) == len(records):
-        return "skipped", skipped[0]
-    if not records:
-        return "crashed", ""
-    return ("passed" if verdicts else "measured"), ""
+        return "timed out"
+    if returncode or not records:
+        return "crashed"
+    if all("skipped" in record for record in records):
+        return "skipped"
+    return "passed" if verdicts else "measured"
 
 
 def _lines(stream: Any) -> list[str]:
@@ -167,10 +167,9 @@ def _lines(stream: Any) -> list[str]:
     return [line.rstrip() for line in stream if line.strip()]
 
 
-def _whole(line: str) -> bool:
-    """Whether a line is JSON to its end; one that a killed stage was writing is not."""
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+def _records(lines: Iterable[str]) -> Iterator[Record]:
+    """Yield the JSON objects among lines, without one that a killed stage was writing."""
+    for line in lines:
+        if line.startswith("{"):
+            with suppress(ValueError):
+                yield json.loads(line)

@@ -86,12 +86,17 @@ class Gpu:
 
     def out_of_memory(self, doing: str) -> EdgewfError:
         """Return the error that says so, with what is free; the context has to be current."""
-        free, total = self._cuda.mem_get_info()
+        free, total = self.memory()
         return EdgewfError(
             f"the GPU is out of memory in {doing} ({free >> 20} of {total >> 20} MiB are free): "
             "use a smaller --batch-size, export with --memory low or --precision fp16, or end "
             "what else uses the GPU"
         )
+
+    def memory(self) -> tuple[int, int]:
+        """Return the bytes that are free and those there are; the context has to be current."""
+        free, total = self._cuda.mem_get_info()
+        return free, total
 
     def allocate(self, size: int) -> Memory:
         """Return `size` bytes of device memory; may wait for the GPU."""
