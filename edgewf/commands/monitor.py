@@ -134,8 +134,6 @@ def monitor(
             duty_cycle=duty_cycle,
             every=every,
             max_temperature=max_temperature,
-            # Sources that users write need not know how they do.
-            source_health=getattr(source, "health", None),
         )
         click.echo(f"edgewf: {running.engine}", err=True)
         summary = watch(running, source, stride=stride, max_windows=max_windows)
