@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,27 +16,16 @@ from hypothesis import strategies as st
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
 from edgewf.telemetry.records import JsonLines
-from tests.states import WELL
+from tests.states import ESTIMATE, WELL
 
 
 def an_estimate(accuracy: float | None = 71.25, source: str = "demo") -> Estimate:
-    return Estimate(
+    return replace(
+        ESTIMATE,
         accuracy=accuracy,
         interval=None if accuracy is None else (accuracy - 5.0, accuracy + 5.0),
-        weighted_flips=30.1,
-        flips=52.0,
-        selected_share=1.0,
-        frames=250,
-        steps=10,
-        average_confidence=66.6,
         flags=("few samples selected",),
-        model="efficientnet_lite0",
-        time=1790000000.5,
         source=source,
-        engine="onnxruntime",
-        estimator="combined",
-        soft_agreement=0.875,
-        certainty=0.5,
     )
 
 
