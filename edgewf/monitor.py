@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -85,7 +85,6 @@ class Monitor:
             confidence starts one earlier.
         max_temperature: degrees Celsius at which bursts wait; None for 5 below the point at
             which the kernel slows the device down.
-        source_health: how the source is doing; None judges it by the frames that come.
 
     Attributes:
         engine: which engine runs, and why.
@@ -110,13 +109,11 @@ class Monitor:
         duty_cycle: float = DUTY_CYCLE,
         every: float = 0.0,
         max_temperature: float | None = None,
-        source_health: Callable[[], SourceHealth] | None = None,
     ) -> None:
         self.latest: Estimate | None = None
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self._names = [label.name for label in self._bundle.labels]
         self._source = source
-        self._source_health = source_health or self._pushed
         calibration = Calibration.of(self._bundle)
         if settings is None:
             settings = self._bundle.manifest.burst if calibration is None else calibration.settings
@@ -338,7 +335,8 @@ class Monitor:
         self.latest = estimate
         self._announcer.estimate(estimate)
 
-    def _pushed(self) -> SourceHealth:
+    def _source_health(self) -> SourceHealth:
+        """Judge the source by the frames that come."""
         silence = None if self._last_frame is None else time.time() - self._last_frame
         here = self._waiting or (silence is not None and silence < STALLED_S)
         state = "live" if here else "starting" if silence is None else "stalled"
