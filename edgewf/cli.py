@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgewf import __version__
+from edgewf.commands.bench import bench
 from edgewf.commands.build import build
 from edgewf.commands.calibrate import calibrate
 from edgewf.commands.doctor import doctor
@@ -60,5 +61,5 @@ def main() -> None:
     """
 
 
-for _command in (export, inspect, build, doctor, calibrate, estimate, monitor):
+for _command in (export, inspect, build, doctor, bench, calibrate, estimate, monitor):
     main.add_command(_command)

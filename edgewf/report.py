@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -228,6 +229,22 @@ def burst_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     with _progress(console) as progress:
         task = progress.add_task("burst", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def bench_progress(console: Console) -> Iterator[Callable[[float, str], None]]:
+    """Show how far a benchmark is; yields the callback that `edgewf.bench.run` takes."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("measuring", total=1.0)
+        yield lambda share, doing: progress.update(task, completed=share, description=doing)
 
 
 @contextmanager

@@ -196,6 +196,26 @@ class DeviceEngine(ABC):
                 )
             room.recorded[place].launch()
 
+    def step_parts(self, images: Images) -> dict[str, float]:
+        """Run a step and return what its parts took on the GPU, in seconds.
+
+        It waits, and enqueues the parts one by one where steps are recorded.
+        """
+        marks: list[Any] = []
+        with self.gpu.current("timing a step"):
+            marks.append(self.gpu.timestamp())
+        with self._enqueuing("timing a step", images) as (room, addresses, batch):
+
+            def mark() -> None:
+                marks.append(self.gpu.timestamp())
+
+            mark()
+            self._enqueue_step(room.kernels, batch, addresses, mark)
+            self.gpu.wait()
+            parts = ("upload", "forward", "objective", "backward", "update")
+            pairs = zip(parts, marks, marks[1:], strict=True)
+            return {name: self.gpu.seconds_between(a, b) for name, a, b in pairs}
+
     def probe(self, images: Images) -> None:
         with self._enqueuing("taking the labels after", images) as (room, addresses, batch):
             if not room.ranked:
@@ -230,14 +250,23 @@ class DeviceEngine(ABC):
         self.gpu.download(room.logits[mode][first : first + batch], addresses["logits"])
 
     def _enqueue_step(
-        self, kernels: BurstKernels, batch: int, addresses: Mapping[str, int]
+        self,
+        kernels: BurstKernels,
+        batch: int,
+        addresses: Mapping[str, int],
+        mark: Callable[[], None] = lambda: None,
     ) -> None:
+        """Enqueue a step; `mark` is called after each of its four parts."""
         logits = addresses["logits"]
         self._graphs["forward.onnx"].enqueue(batch, addresses)
+        mark()
         kernels.objective(Mode.STEP, logits, batch, addresses["dlogits"])
         kernels.reduce(logits, batch)
+        mark()
         self._graphs["backward.onnx"].enqueue(batch, addresses)
+        mark()
         kernels.update(addresses["affine_grad"])
+        mark()
 
     @contextmanager
     def _enqueuing(self, doing: str, images: Images) -> Iterator[tuple[_Room, dict[str, int], int]]:

@@ -130,6 +130,16 @@ class Gpu:
         event.record(self.stream)
         return event
 
+    def timestamp(self) -> Any:
+        """Return an event that notes when the GPU has done what was enqueued so far."""
+        event = self._cuda.Event()
+        event.record(self.stream)
+        return event
+
+    def seconds_between(self, begin: Any, end: Any) -> float:
+        """Return the time from one `timestamp` to a later one; the GPU has to be past both."""
+        return float(begin.time_till(end)) / 1e3
+
     def wait(self, event: Any | None = None) -> None:
         """Wait until the GPU has reached an event, or has done everything."""
         self.waits += 1

@@ -30,12 +30,14 @@ class HostEngine(ABC):
 
     Attributes:
         name: as `--engine` spells it.
+        joins_graphs: forward and backward run as one graph, so that no moment lies between them.
         bundle: what the engine runs.
         affine: float32 [P], the burst's own.
         source_weight: float32 [1], the running statistics' part of those in use.
     """
 
     name: str
+    joins_graphs = False
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle

@@ -31,6 +31,7 @@ class OpenVINOCPU(HostEngine):
     """
 
     name = "openvino"
+    joins_graphs = True
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         """Start OpenVINO; graphs are compiled on first use.
