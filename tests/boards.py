@@ -1,7 +1,11 @@
-"""Copies of the files that Linux shows of a board, as `grep -r .` printed them."""
+"""Copies of the files that Linux shows of a board, as `grep -r .` printed them.
+
+A colon in a path has a backslash before it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,8 +18,8 @@ def write_board(name: str, root: Path) -> Path:
     files = defaultdict(list)
     for line in lines:
         if not line.startswith("#"):
-            path, _, text = line.partition(":")
-            files[path].append(text)
+            path, text = re.split(r"(?<!\\):", line, maxsplit=1)
+            files[path.replace("\\:", ":")].append(text)
     for path, texts in files.items():
         change(root, path, "\n".join(texts))
     return root

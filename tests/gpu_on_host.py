@@ -90,7 +90,10 @@ def use(patch: pytest.MonkeyPatch, *, integrated: bool = False) -> Log:
 
     stream = SimpleNamespace(handle=7, synchronize=lambda: log.append("wait"))
     event = SimpleNamespace(
-        record=lambda stream: None, query=lambda: False, synchronize=lambda: log.append("wait")
+        record=lambda stream: None,
+        query=lambda: False,
+        synchronize=lambda: log.append("wait"),
+        time_till=lambda later: 2.0,  # milliseconds
     )
     attributes = {
         "Error": DriverError,
@@ -107,7 +110,7 @@ def use(patch: pytest.MonkeyPatch, *, integrated: bool = False) -> Log:
         "host_alloc_flags": SimpleNamespace(DEVICEMAP=2),
         "event_flags": SimpleNamespace(DISABLE_TIMING=2),
         "Stream": lambda: stream,
-        "Event": lambda flags: event,
+        "Event": lambda flags=0: event,
         "mem_get_info": lambda: (1 << 20, 1 << 30),
         "mem_alloc": mem_alloc,
         "pagelocked_empty": pagelocked_empty,

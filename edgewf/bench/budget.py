@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgewf.bench.case import Case
+from edgewf.bench.nvml import Nvml
+from edgewf.bench.power import power_sources
 from edgewf.bench.result import label
 from edgewf.errors import EdgewfError
 from edgewf.settings import BurstSettings
@@ -102,6 +104,19 @@ class Proposal:
         )
 
 
+def check_sensors(budget: Budget) -> None:
+    """Refuse a budget of energy where no energy can be measured.
+
+    Raises:
+        EdgewfError: says where it can.
+    """
+    if budget.unit == "J" and not power_sources(nvml=Nvml.open()):
+        raise EdgewfError(
+            f"a budget of {budget}: no sensor tells the energy here; on a Jetson it can be read, "
+            "on x86 by root, on other GPUs through NVML; give a time such as 2s instead"
+        )
+
+
 def smaller_too(usual: Sequence[BurstSettings]) -> list[int]:
     """Return batch sizes to choose from: the usual ones, their halves and quarters."""
     return sorted({max(2, s.batch_size // d) for s in usual for d in (1, 2, 4)}, reverse=True)
@@ -122,7 +137,7 @@ def propose(
         usual: settings by bundle folder.
 
     Raises:
-        EdgewfError: nothing fits, or the energy is not known here.
+        EdgewfError: nothing fits, or the estimates were too short to tell their energy.
     """
     best, cheapest = [], []
     for case in cases:
@@ -187,13 +202,13 @@ def _price(budget: Budget, case: dict[str, Any]) -> float:
     labels, step = _calls(case)
     settings = case["case"]["settings"]
     batches = settings["window"] // settings["batch_size"]
-    prices = []
+    prices: list[float] = []
     for estimate in case["estimates"]:
         whole = budget.cost(estimate)
         if whole is None:
             raise EdgewfError(
-                f"a budget of {budget}: no sensor tells the energy here; on a Jetson it can be "
-                "read, on x86 by root, on other GPUs through NVML; give a time instead"
+                f"a budget of {budget}: {label(case)} ran too shortly for its energy to be "
+                "measured: give more --seconds"
             )
         prices.append(whole / (batches * labels + estimate["steps"] * step))
     return max(prices)

@@ -95,6 +95,7 @@ def cases(
     Raises:
         EdgewfError: settings that no burst can have.
     """
+    counts: Sequence[int | None] = threads or [None]
     found = []
     for bundle in bundles:
         base = usual_settings(bundle)
@@ -104,6 +105,6 @@ def cases(
             found += [
                 Case(str(bundle.folder), engine, count, settings, tuple(steps) or (base.steps,))
                 for engine in engines
-                for count in threads or [None]
+                for count in counts
             ]
     return found

@@ -166,12 +166,12 @@ def _parts(cases: Sequence[dict[str, Any]]) -> Table:
 
 
 def _starts(cases: Sequence[dict[str, Any]]) -> Table:
-    table, names = _case_table("from nothing to the first step", cases)
+    table, names = _case_table("seconds from nothing to the first step", cases)
     laps = list(cases[0]["startup"])
     for lap in laps:
         table.add_column(lap.replace("_", "\n"), justify="right", no_wrap=True)
     for case in cases:
-        table.add_row(*names(case), *(_seconds(case["startup"][lap]) for lap in laps))
+        table.add_row(*names(case), *(f"{case['startup'][lap]:.3f}" for lap in laps))
     return table
 
 

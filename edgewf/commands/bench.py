@@ -107,7 +107,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure what bursts cost on this device, and where the time goes."""
-    from edgewf.bench.budget import Budget, propose, smaller_too
+    from edgewf.bench.budget import Budget, check_sensors, propose, smaller_too
     from edgewf.bench.case import cases, engines_here, usual_settings
     from edgewf.bench.compare import compare, to_json
     from edgewf.bench.plot import check, draw
@@ -121,6 +121,8 @@ def bench(
     folders = [path for path in inputs if not path.is_file()]
     _refuse(files, folders, comparing, budget_text is not None, plot is not None)
     budget = None if budget_text is None else Budget.parse(budget_text)
+    if budget is not None:
+        check_sensors(budget)
     if plot is not None:
         check(plot)
     console = stderr_console()

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -213,8 +214,8 @@ class DeviceEngine(ABC):
             self._enqueue_step(room.kernels, batch, addresses, mark)
             self.gpu.wait()
             parts = ("upload", "forward", "objective", "backward", "update")
-            pairs = zip(parts, marks, marks[1:], strict=True)
-            return {name: self.gpu.seconds_between(a, b) for name, a, b in pairs}
+            laps = (self.gpu.seconds_between(a, b) for a, b in pairwise(marks))
+            return dict(zip(parts, laps, strict=True))
 
     def probe(self, images: Images) -> None:
         with self._enqueuing("taking the labels after", images) as (room, addresses, batch):
