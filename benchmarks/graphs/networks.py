@@ -22,7 +22,7 @@ from edgewf.kernels.reference import Objective, em_objective
 SEED = 0
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, classes: int = 1000) -> nn.Module:
     """Return the network with the weights that `bundle` gives it, its BatchNorm adapting.
 
     Batch statistics, everything frozen but scales and shifts, no dropout (Wang et al., ICLR 2021).
@@ -38,7 +38,7 @@ def build(name: str) -> nn.Module:
                 name.replace("_", "-"), weights_path=path
             )
     else:
-        module = import_torchvision().models.get_model(name, weights=None)
+        module = import_torchvision().models.get_model(name, weights=None, num_classes=classes)
     module.eval().requires_grad_(False)
     for layer in norms(module):
         layer.train().requires_grad_(True)
@@ -51,11 +51,19 @@ def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 
-def bundle(name: str, folder: Path, *, precision: str = "fp32", low_memory: bool = False) -> Bundle:
-    """Export the network to `folder`."""
+def bundle(
+    name: str,
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    low_memory: bool = False,
+    classes: int = 1000,
+    image_size: int | None = None,
+) -> Bundle:
+    """Export the network to `folder`; `image_size` is the model's own unless given."""
     torch.manual_seed(SEED)
     weights = "default" if name == "efficientnet_lite0" else "none"
-    source = load_source(name, weights=weights)
+    source = load_source(name, weights=weights, classes=classes, image_size=image_size)
     return export_bundle(source, folder, precision=precision, low_memory=low_memory, overwrite=True)
 
 

@@ -1,0 +1,1 @@
+"""Bursts beside every alternative that a user has: `python -m benchmarks.latency`."""

@@ -1,0 +1,253 @@
+"""The measurements as Markdown and as a picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from benchmarks.latency.roofline import Cost, Machine
+from benchmarks.latency.rows import EAGER, EDGEWF
+from benchmarks.latency.scaling import OFF_THE_LINE, relative, work
+from benchmarks.latency.side_by_side import Setting
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+# A row whose gradient is further from float64 than this many times PyTorch eager's, and further
+# than the absolute bound, does not compute the same.
+_TIMES_EAGER = 10.0
+_ABSOLUTE = 1e-3
+_REASON = 120  # characters, the last ones
+_MIB = 2**20
+
+# Of the seconds of ResNet-50 and so on, on two cores with batch 16.
+TARGETS = {
+    "resnet50": {"eager": 2.0, "infer": 3.0},
+    "efficientnet_lite0": {"eager": 2.0, "infer": 6.0},
+    "mobilenet_v2": {"eager": 2.0},
+}
+
+
+def side_by_side(
+    results: Sequence[dict[str, Any]], costs: Mapping[str, Cost], machine: Machine
+) -> str:
+    """Return the table of all rows.
+
+    Args:
+        results: of `side_by_side.measure`.
+        costs: of a step, by model.
+        machine: measured in the same run.
+    """
+    lines = [
+        "| model | row | step, s | range | PyTorch eager / row | limit / row | infer, s | "
+        "step / infer | peak memory, MiB | gradient error |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        model, batch = result["setting"]["model"], result["setting"]["batch"]
+        limit = costs[model].seconds(machine, batch)
+        lines += (
+            _row(model, name, row, result["rows"], limit) for name, row in result["rows"].items()
+        )
+    return "\n".join(lines)
+
+
+def _row(
+    model: str, name: str, row: dict[str, Any], rows: Mapping[str, dict[str, Any]], limit: float
+) -> str:
+    if "failed" in row:
+        reason = " ".join(row["failed"].replace("|", "/").split())[-_REASON:]
+        return f"| {model} | {name} | does not run: … {reason} | | | | | | | |"
+    seconds = statistics.median(row["step"])
+    eager = rows[EAGER]
+    infer = statistics.median(row["infer"]) if row["infer"] else None
+    cells = [
+        model,
+        name,
+        f"{seconds:.3f}",
+        f"{min(row['step']):.3f} to {max(row['step']):.3f}",
+        f"{statistics.median(eager['step']) / seconds:.2f}" if eager.get("step") else "",
+        f"{limit / seconds:.2f}",
+        "" if infer is None else f"{infer:.3f}",
+        "" if infer is None else f"{seconds / infer:.1f}",
+        f"{row['memory']['peak'] / _MIB:.0f}",
+        f"{row['error']:.1e}{'' if same(row, eager) else ' (not the same)'}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def same(row: Mapping[str, Any], eager: Mapping[str, Any]) -> bool:
+    """Whether a row finds the gradient about as well as PyTorch eager does."""
+    return bool(row["error"] <= max(_ABSOLUTE, _TIMES_EAGER * eager.get("error", 0.0)))
+
+
+def targets(results: Sequence[dict[str, Any]]) -> str:
+    """Return each target beside the figure of edgewf's fastest engine."""
+    lines = ["| model | target | found | |", "|---|---|---:|---|"]
+    for result in results:
+        rows = {name: r for name, r in result["rows"].items() if "failed" not in r}
+        ours = {n: r for n, r in rows.items() if n.startswith(EDGEWF)}
+        goal = TARGETS.get(result["setting"]["model"])
+        if goal is None or not ours or EAGER not in rows:
+            continue
+        model = result["setting"]["model"]
+        times = {name: statistics.median(row["step"]) for name, row in rows.items()}
+        best = min(ours, key=lambda name: times[name])
+        ratio = times[EAGER] / times[best]
+        lines.append(
+            _target(model, f"{goal['eager']:g} x as fast as {EAGER}", ratio, goal["eager"])
+        )
+        others = {
+            name: seconds
+            for name, seconds in times.items()
+            if name not in ours and same(rows[name], rows[EAGER])
+        }
+        rival = min(others, key=lambda name: others[name])
+        lines.append(
+            _target(model, f"faster than every row ({rival})", others[rival] / times[best], 1.0)
+        )
+        if "infer" in goal:
+            share = times[best] / statistics.median(rows[best]["infer"])
+            met = "met" if share <= goal["infer"] else "missed"
+            lines.append(f"| {model} | at most {goal['infer']:g} x infer | {share:.1f} | {met} |")
+    return "\n".join(lines)
+
+
+def _target(model: str, goal: str, found: float, least: float) -> str:
+    return f"| {model} | {goal} | {found:.2f} | {'met' if found >= least else 'missed'} |"
+
+
+def scaling(results: Mapping[str, Sequence[tuple[Setting, dict[str, Any]]]]) -> str:
+    """Return a table for each thing that grows; times off the straight line are in bold."""
+    return "\n\n".join(_scaling(what, list(found)) for what, found in results.items() if found)
+
+
+def _scaling(what: str, found: list[tuple[Setting, dict[str, Any]]]) -> str:
+    rows = [
+        name
+        for name in found[0][1]["rows"]
+        if all("step" in result["rows"].get(name, {}) for _, result in found)
+    ]
+    shares = {name: relative(what, found, name) for name in rows}
+    lines = [
+        f"### {what} ({found[0][0].model})",
+        "",
+        f"| {what} | {' | '.join(rows)} |",
+        f"|---:|{'---:|' * len(rows)}",
+    ]
+    for i, (setting, result) in enumerate(found):
+        cells = []
+        for name in rows:
+            text = (
+                f"{statistics.median(result['rows'][name]['step']):.3f} s ({shares[name][i]:.2f})"
+            )
+            cells.append(f"**{text}**" if abs(shares[name][i] - 1) > OFF_THE_LINE else text)
+        lines.append(f"| {getattr(setting, what)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def roofs(costs: Mapping[str, Cost], machine: Machine, batch: int) -> str:
+    """Return the limits of a step of each model."""
+    lines = [
+        f"Peak {machine.flops / 1e9:.0f} GFLOP/s (float32 matrix product), bandwidth "
+        f"{machine.bandwidth / 1e9:.1f} GB/s (sum of two vectors), the best of all measurements; "
+        f"the ridge lies at {machine.flops / machine.bandwidth:.1f} operations a byte.",
+        "",
+        f"| model | GFLOP an image | MiB an image | operations a byte, batch {batch} | limit, s |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {model} | {c.flops / 1e9:.2f} | {c.activations / _MIB:.1f} | "
+        f"{c.intensity(batch):.1f} | {c.seconds(machine, batch):.3f} |"
+        for model, c in costs.items()
+    ]
+    return "\n".join(lines)
+
+
+def startup(help_seconds: Sequence[float], first: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what a user waits for."""
+    middle = statistics.median(help_seconds)
+    lines = [
+        f"`edgewf --help`: {middle:.3f} s (median of {len(help_seconds)}, at most "
+        f"{max(help_seconds):.3f} s; target 0.4 s).",
+        "",
+        "| engine | " + " | ".join(next(iter(first.values()))).replace("_", " ") + " |",
+        "|---|" + "---:|" * len(next(iter(first.values()))),
+    ]
+    lines += [
+        f"| {engine} | " + " | ".join(f"{x:.3f}" for x in parts.values()) + " |"
+        for engine, parts in first.items()
+    ]
+    return "\n".join(lines)
+
+
+def draw(
+    results: Sequence[dict[str, Any]],
+    costs: Mapping[str, Cost],
+    machine: Machine,
+    path: Path,
+) -> None:
+    """Plot the speed of every row, in multiples of PyTorch eager's, with the limit; write a PNG."""
+    names = list(dict.fromkeys(name for r in results for name in r["rows"]))
+    figure, axes = plt.subplots(figsize=(12, 5), dpi=120, layout="constrained")
+    width = 0.85 / len(names)
+    for i, name in enumerate(names):
+        heights = list(_speeds(name, results))
+        colour = None if not name.startswith(EDGEWF) else ("#2b6cc4", "#74a9ec")[i % 2]
+        places = [j + (i - len(names) / 2 + 0.5) * width for j in range(len(results))]
+        axes.bar(places, heights, width * 0.95, label=name, color=colour)
+    for j, result in enumerate(results):
+        setting, eager = result["setting"], result["rows"][EAGER]
+        limit = costs[setting["model"]].seconds(machine, setting["batch"])
+        top = statistics.median(eager["step"]) / limit
+        axes.plot([j - 0.43, j + 0.43], [top, top], color="black", lw=1.5, ls=":")
+        axes.annotate(f"limit {top:.1f}", (j + 0.43, top), ha="right", va="bottom", fontsize=7)
+    axes.axhline(1, color="grey", lw=0.8)
+    axes.set_xticks(range(len(results)), [r["setting"]["model"] for r in results], fontsize=8)
+    axes.set(ylabel=f"steps a second, {EAGER} = 1")
+    axes.legend(fontsize=7, ncols=3, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _speeds(name: str, results: Sequence[dict[str, Any]]) -> Iterator[float]:
+    """Yield a row's speed for each model, 0 where it does not run."""
+    for result in results:
+        row, eager = result["rows"].get(name, {}), result["rows"][EAGER]
+        yield (
+            statistics.median(eager["step"]) / statistics.median(row["step"])
+            if row.get("step")
+            else 0
+        )
+
+
+def scaling_picture(
+    results: Mapping[str, Sequence[tuple[Setting, dict[str, Any]]]], path: Path
+) -> None:
+    """Plot time against what grows, with a straight line through the middle; write a PNG."""
+    shown = {what: found for what, found in results.items() if found}
+    figure, grid = plt.subplots(
+        1, len(shown), figsize=(3.4 * len(shown), 3.2), dpi=120, layout="constrained", squeeze=False
+    )
+    for axes, (what, found) in zip(grid[0], shown.items(), strict=True):
+        for name in found[0][1]["rows"]:
+            if any("step" not in result["rows"][name] for _, result in found):
+                continue
+            x = [getattr(setting, what) for setting, _ in found]
+            y = [statistics.median(result["rows"][name]["step"]) for _, result in found]
+            (line,) = axes.plot(x, y, "o-", ms=3, label=name)
+            rate = statistics.median(t / work(what, s) for t, (s, _) in zip(y, found, strict=True))
+            straight = [rate * work(what, setting) for setting, _ in found]
+            axes.plot(x, straight, ls=":", lw=0.8, color=line.get_color())
+        axes.set(xscale="log", yscale="log", xlabel=what, ylabel="step, s")
+        axes.set_xticks(x, [str(n) for n in x], fontsize=7)
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].legend(fontsize=6, frameon=False)
+    figure.savefig(path)
+    plt.close(figure)
