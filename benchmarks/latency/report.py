@@ -153,7 +153,7 @@ def _scaling(what: str, found: list[tuple[Setting, dict[str, Any]]]) -> str:
 def roofs(costs: Mapping[str, Cost], machine: Machine, batch: int) -> str:
     """Return the limits of a step of each model."""
     lines = [
-        f"Peak {machine.flops / 1e9:.0f} GFLOP/s (float32 matrix product), bandwidth "
+        f"Peak {machine.flops / 1e9:.0f} GFLOP/s (float32, the faster of a matrix product and a convolution), bandwidth "
         f"{machine.bandwidth / 1e9:.1f} GB/s (sum of two vectors), the best of all measurements; "
         f"the ridge lies at {machine.flops / machine.bandwidth:.1f} operations a byte.",
         "",

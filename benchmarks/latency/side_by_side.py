@@ -55,7 +55,7 @@ class Setting:
 
 
 def rows_here(ort_training: Path | None) -> list[str]:
-    """Return the rows that can run: edgewf's CPU engines, PyTorch's, and ONNX Runtime Training's."""
+    """Return the rows that can run: edgewf on CPUs, PyTorch, and ONNX Runtime Training."""
     engines = [name for name in engines_here([ALL]) if name in CPU_ENGINES]
     others = [] if ort_training is None else [ORT_TRAINING]
     return [*(f"{EDGEWF}{name}" for name in engines), *TORCH, *others]
