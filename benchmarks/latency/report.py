@@ -153,9 +153,9 @@ def _scaling(what: str, found: list[tuple[Setting, dict[str, Any]]]) -> str:
 def roofs(costs: Mapping[str, Cost], machine: Machine, batch: int) -> str:
     """Return the limits of a step of each model."""
     lines = [
-        f"Peak {machine.flops / 1e9:.0f} GFLOP/s (float32, the faster of a matrix product and a convolution), bandwidth "
-        f"{machine.bandwidth / 1e9:.1f} GB/s (sum of two vectors), the best of all measurements; "
-        f"the ridge lies at {machine.flops / machine.bandwidth:.1f} operations a byte.",
+        f"Peak {machine.flops / 1e9:.0f} GFLOP/s (float32, the faster of a matrix product and a "
+        f"convolution), bandwidth {machine.bandwidth / 1e9:.1f} GB/s (sum of two vectors), the best "
+        f"of all measurements; the ridge lies at {machine.flops / machine.bandwidth:.1f} operations a byte.",
         "",
         f"| model | GFLOP an image | MiB an image | operations a byte, batch {batch} | limit, s |",
         "|---|---:|---:|---:|---:|",
