@@ -34,7 +34,7 @@ from tests.tiny import (
     write_class_folders,
 )
 
-COMMANDS = ["export", "inspect", "doctor", "calibrate", "estimate", "monitor"]
+COMMANDS = ["export", "inspect", "doctor", "bench", "calibrate", "estimate", "monitor"]
 SETTINGS = tiny_settings(window=16, batch_size=8, steps=2)
 BURST = ["--window", "16", "--batch-size", "8", "--steps", "2", "--threads", "1"]
 
