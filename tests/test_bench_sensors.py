@@ -6,8 +6,11 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -51,6 +54,32 @@ def test_a_rail_that_is_switched_off_draws_nothing(tmp_path: Path) -> None:
     rails = module_rails(write_board("orin", tmp_path))
     (tmp_path / "sys/class/hwmon/hwmon3/curr2_input").unlink()
     assert rails["VDD_CPU_CV"]() == 0
+
+
+def test_without_visible_files_jetson_stats_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its service answers as jtop.power is documented: milliwatts."""
+    service = SimpleNamespace(
+        start=lambda: None, power={"rail": {}, "tot": {"name": "VDD_IN", "power": 4880}}
+    )
+    module = ModuleType("jtop")
+    module.__spec__ = ModuleSpec("jtop", None)
+    module.jtop = lambda: service  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "jtop", module)
+    (source,) = power_sources(tmp_path)
+    assert source.name == "module, by jetson-stats"
+    time.sleep(0.02)
+    begin, first = time.perf_counter(), source.joules()
+    time.sleep(0.05)
+    assert source.joules() - first == pytest.approx(4.88 * (time.perf_counter() - begin), rel=0.05)
+    (source,) = power_sources(write_board("orin", tmp_path))
+    assert source.name.startswith("module, VDD_GPU_SOC")
+
+
+def test_jetson_stats_without_its_service(tmp_path: Path) -> None:
+    pytest.importorskip("jtop", reason="needs jetson-stats")
+    assert power_sources(tmp_path) == []
 
 
 def test_energy_is_the_integral_of_the_power() -> None:

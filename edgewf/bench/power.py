@@ -4,6 +4,7 @@
   (Linux, Documentation/hwmon/ina3221.rst), with JetPack 4 iio devices of the driver ina3221x; the
   rails are listed under "Software-Based Power Consumption Modeling" in "Platform Power and
   Performance" of NVIDIA's Jetson Linux Developer Guide. The carrier board is in none of them.
+  Where these files are not visible, as in a container, jetson-stats is asked if it is there.
 - x86: running average power limit, Documentation/power/powercap/powercap.rst; most systems let
   only root read it.
 - Other NVIDIA GPUs: NVML.
@@ -14,6 +15,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -94,6 +97,9 @@ def power_sources(root: Path = Path("/"), nvml: Nvml | None = None) -> list[Powe
         total = [name for name in rails if name in _INPUTS] or list(rails)
         name = f"module, {' + '.join(total)}"
         return [Sampled(name, lambda: sum(rails[x]() for x in total))]
+    by_service = _jetson_stats()
+    if by_service is not None:
+        return [by_service]
     sources: list[PowerSource] = [
         Counted(name, counter, limit) for name, counter, limit in _rapl(root)
     ]
@@ -121,6 +127,20 @@ def module_rails(root: Path) -> dict[str, Callable[[], float]]:
             file = chip / f"in_power{label.name[-1]}_input"
             _add(rails, read(label), [file], 1e-3)  # mW
     return rails
+
+
+def _jetson_stats() -> PowerSource | None:
+    """Return the board's total by the service of jetson-stats; None where it does not run."""
+    if find_spec("jtop") is None:
+        return None
+    service = import_module("jtop").jtop()
+    try:
+        service.start()
+        return Sampled(
+            "module, by jetson-stats", lambda: float(service.power["tot"]["power"]) / 1e3
+        )
+    except Exception:  # its own classes, for a service that is off, another version, no right
+        return None
 
 
 def _add(
