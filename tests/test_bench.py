@@ -130,6 +130,9 @@ def test_a_step_on_a_gpu_has_its_upload_and_waits_at_its_end(
         ("upload", "forward", "objective", "backward", "update"), pytest.approx(2e-3)
     )
     assert engine.read().steps[0].moved
+    for call in (stopwatch.record, stopwatch.probe, stopwatch.inference):
+        (seconds,) = call(images).values()
+        assert seconds > 0
 
 
 def test_an_engine_that_fails_is_recorded_and_the_others_go_on(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edgewf.bench.case import Case
+from edgewf.bench.case import Case, measurable
 from edgewf.bench.nvml import Nvml
 from edgewf.bench.power import power_sources
 from edgewf.bench.result import label
@@ -90,9 +90,8 @@ class Proposal:
 
     def as_case(self, usual: BurstSettings) -> Case:
         """Return it as something to measure."""
-        changes = {"batch_size": self.batch_size, "window": self.window}
-        settings = replace(usual, objective="tent", **changes)
-        return Case(self.bundle, self.engine, self.threads, settings, (self.steps,))
+        shape = replace(usual, batch_size=self.batch_size, window=self.window)
+        return Case(self.bundle, self.engine, self.threads, measurable(shape), (self.steps,))
 
     @property
     def options(self) -> str:

@@ -24,8 +24,9 @@ class Case:
         bundle: its folder.
         engine: as `--engine` spells it, not "auto".
         threads: of a CPU engine; None leaves it to the runtime.
-        settings: of the burst. The objective is tent, which adapts on every sample: with a filter
-            that lets nothing pass an engine may leave the backward pass out.
+        settings: of the burst, with a step at least. The objective is tent, which adapts on
+            every sample: with a filter that lets nothing pass an engine may leave the backward
+            pass out.
         steps: of the estimates to run, each a count.
     """
 
@@ -56,6 +57,11 @@ def usual_settings(bundle: Bundle) -> BurstSettings:
     """Return the burst of the bundle's calibration, of its manifest where it has none."""
     calibration = Calibration.of(bundle)
     return bundle.manifest.burst if calibration is None else calibration.settings
+
+
+def measurable(settings: BurstSettings) -> BurstSettings:
+    """Return settings under which a step can be measured, see `Case`."""
+    return replace(settings, objective="tent", steps=max(1, settings.steps))
 
 
 def engines_here(names: Sequence[str]) -> list[str]:
@@ -101,7 +107,7 @@ def cases(
         base = usual_settings(bundle)
         for batch in batches or [base.batch_size]:
             frames = max(1, round((window or base.window) / batch)) * batch
-            settings = replace(base, objective="tent", batch_size=batch, window=frames)
+            settings = measurable(replace(base, batch_size=batch, window=frames))
             found += [
                 Case(str(bundle.folder), engine, count, settings, tuple(steps) or (base.steps,))
                 for engine in engines

@@ -53,7 +53,7 @@ class Stopwatch:
         self._laps.clear()
         begin = time.perf_counter()
         self._engine.step(images)
-        self._wait()
+        self.wait()
         end = time.perf_counter()
         if isinstance(self._engine, HostEngine):
             return {"step": end - begin, **self._host_parts(self._engine, begin, end)}
@@ -62,10 +62,10 @@ class Stopwatch:
     def _seconds(self, call: Callable[[], object]) -> float:
         begin = time.perf_counter()
         call()
-        self._wait()
+        self.wait()
         return time.perf_counter() - begin
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Wait for a GPU; host engines are done when a call returns."""
         if not isinstance(self._engine, HostEngine):
             from edgewf.engines.device import DeviceEngine

@@ -13,7 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgewf.bench.case import Case
+    from edgewf.bundle import Bundle
+    from edgewf.engines import Engine, Images
 
 _STATUS = Path("/proc/self/status")
 _SILENCE_S = 0.2
@@ -40,7 +45,7 @@ def main() -> None:
     _say(messages, measured=found)
 
 
-def _measure(case: Any, seconds: float, running: float, messages: IO[str]) -> dict[str, Any]:
+def _measure(case: Case, seconds: float, running: float, messages: IO[str]) -> dict[str, Any]:
     """Return start-up times from the moment `running` on, samples and memory."""
     startup: dict[str, float] = {}
     last = running
@@ -68,9 +73,11 @@ def _measure(case: Any, seconds: float, running: float, messages: IO[str]) -> di
     preprocessing, settings = bundle.manifest.preprocessing, case.settings
     images = window(preprocessing, settings.window)
     batch, camera = images[: settings.batch_size], camera_frame(0)
-    engine.reset(settings)
+    stopwatch = Stopwatch(engine, lambda: engine.reset(settings))
     last = time.perf_counter()  # pictures are no part of the start
+    engine.reset(settings)
     engine.step(batch)
+    stopwatch.wait()
     lap("first_step")
     engine.infer(batch)
     lap("first_inference")
@@ -81,7 +88,6 @@ def _measure(case: Any, seconds: float, running: float, messages: IO[str]) -> di
         return {"preprocessing": time.perf_counter() - begin}
 
     loaded = _peak_memory()
-    stopwatch = Stopwatch(engine, lambda: engine.reset(settings))
     begin = time.perf_counter()
     samples = in_turn(
         {
@@ -110,11 +116,11 @@ def _measure(case: Any, seconds: float, running: float, messages: IO[str]) -> di
 
 
 def _estimates(
-    bundle: Any,
-    engine: Any,
-    case: Any,
+    bundle: Bundle,
+    engine: Engine,
+    case: Case,
     steps: int,
-    images: Any,
+    images: Images,
     seconds: float,
     messages: IO[str],
 ) -> tuple[list[float], tuple[float, float]]:
