@@ -10,16 +10,17 @@ from typing import Any
 import matplotlib
 
 from benchmarks.latency.roofline import Cost, Machine
-from benchmarks.latency.rows import EAGER, EDGEWF
+from benchmarks.latency.rows import EAGER, EAGER_CHANNELS_LAST, EDGEWF
 from benchmarks.latency.scaling import OFF_THE_LINE, relative, work
 from benchmarks.latency.side_by_side import Setting
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# A row whose gradient is further from float64 than this many times PyTorch eager's, and further
-# than the absolute bound, does not compute the same.
-_TIMES_EAGER = 10.0
+# A row whose gradient is further from float64 than this many times the worse of PyTorch's two
+# float32 layouts, and further than the absolute bound, does not compute the same. The layouts only
+# sum in another order; with random weights that alone can make an error of 0.2.
+_TIMES_FLOAT32 = 2.0
 _ABSOLUTE = 1e-3
 _REASON = 120  # characters, the last ones
 _MIB = 2**20
@@ -77,14 +78,15 @@ def _row(
         "" if infer is None else f"{infer:.3f}",
         "" if infer is None else f"{seconds / infer:.1f}",
         f"{row['memory']['peak'] / _MIB:.0f}",
-        f"{row['error']:.1e}{'' if same(row, eager) else ' (not the same)'}",
+        f"{row['error']:.1e}{'' if same(row, rows) else ' (not the same)'}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def same(row: Mapping[str, Any], eager: Mapping[str, Any]) -> bool:
-    """Whether a row finds the gradient about as well as PyTorch eager does."""
-    return bool(row["error"] <= max(_ABSOLUTE, _TIMES_EAGER * eager.get("error", 0.0)))
+def same(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether one of some rows finds the gradient about as well as PyTorch in float32 does."""
+    float32 = (rows.get(name, {}).get("error", 0.0) for name in (EAGER, EAGER_CHANNELS_LAST))
+    return bool(row["error"] <= max(_ABSOLUTE, _TIMES_FLOAT32 * max(float32)))
 
 
 def targets(results: Sequence[dict[str, Any]]) -> str:
@@ -106,7 +108,7 @@ def targets(results: Sequence[dict[str, Any]]) -> str:
         others = {
             name: seconds
             for name, seconds in times.items()
-            if name not in ours and same(rows[name], rows[EAGER])
+            if name not in ours and same(rows[name], rows)
         }
         rival = min(others, key=lambda name: others[name])
         lines.append(
@@ -205,16 +207,16 @@ def draw(
         bars = axes.bar(places, heights, width * 0.95, label=name, color=colour)
         for bar, result in zip(bars, results, strict=True):
             row = result["rows"].get(name, {})
-            if "error" in row and not same(row, result["rows"][EAGER]):
+            if "error" in row and not same(row, result["rows"]):
                 bar.set(hatch="////", alpha=0.5)
-    for j, result in enumerate(results):
+    labels = []
+    for result in results:
         setting, eager = result["setting"], result["rows"][EAGER]
         limit = costs[setting["model"]].seconds(machine, setting["batch"])
-        top = statistics.median(eager["step"]) / limit
-        axes.plot([j - 0.43, j + 0.43], [top, top], color="black", lw=1.5, ls=":")
-        axes.annotate(f"limit {top:.1f}", (j + 0.43, top), ha="right", va="bottom", fontsize=7)
+        speed = statistics.median(eager["step"]) / limit
+        labels.append(f"{setting['model']}\nlimit {speed:.1f}")
     axes.axhline(1, color="grey", lw=0.8)
-    axes.set_xticks(range(len(results)), [r["setting"]["model"] for r in results], fontsize=8)
+    axes.set_xticks(range(len(results)), labels, fontsize=8)
     axes.set(ylabel=f"steps a second, {EAGER} = 1 (hatched: another gradient)")
     axes.legend(fontsize=7, ncols=3, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

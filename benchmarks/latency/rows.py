@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.latency.protocol import Row, serve
 
 EAGER = "PyTorch eager"
+EAGER_CHANNELS_LAST = f"{EAGER}, channels_last"
 ORT_TRAINING = "ONNX Runtime Training"
 EDGEWF = "edgewf, "  # begins the names of edgewf's rows; an engine follows
 
@@ -37,7 +38,7 @@ class TorchRow:
 
 TORCH = {
     EAGER: TorchRow(),
-    f"{EAGER}, channels_last": TorchRow(channels_last=True),
+    EAGER_CHANNELS_LAST: TorchRow(channels_last=True),
     f"{EAGER}, channels_last, bf16 autocast": TorchRow(channels_last=True, bfloat16=True),
     "torch.compile": TorchRow(compiled=True),
     "torch.compile, channels_last": TorchRow(compiled=True, channels_last=True),
