@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from edgewf.engines import BurstRecord, Engine, Images
 from edgewf.errors import EdgewfError
-from edgewf.estimators.scores import certainty, nuclear_norm, soft_agreement
-from edgewf.flips import Flips, count_flips
 from edgewf.settings import BurstSettings
 
 Progress = Callable[[int, int], None]
@@ -27,41 +25,11 @@ class Burst:
 
     Attributes:
         record: labels before and after, and one trace a step.
-        from_deployed: flips from the deployed network's labels to those after the burst.
-        from_batch: flips from the labels under batch statistics to those after the burst, as
-            in the paper.
-        zero_step: flips from the deployed labels to those under batch statistics: what is seen
-            before any step.
         selected_share: mean over steps of the share of the batch that adapted, 0 to 1.
     """
 
     record: BurstRecord
-    from_deployed: Flips
-    from_batch: Flips
-    zero_step: Flips
     selected_share: float
-
-    @property
-    def average_confidence(self) -> float:
-        """Mean maximum probability of the deployed network, in percent."""
-        return float(100 * self.record.deployed.confidence.mean())
-
-    def scores(self) -> dict[str, float]:
-        """Return everything an estimator may look at; `edgewf.calibration.Point` names each."""
-        deployed, after = self.record.deployed.logits, self.record.after.logits
-        return {
-            "weighted_flips": self.from_deployed.weighted,
-            "flips": self.from_deployed.count,
-            "weighted_flips_batch": self.from_batch.weighted,
-            "flips_batch": self.from_batch.count,
-            "weighted_zero_step": self.zero_step.weighted,
-            "zero_step": self.zero_step.count,
-            "soft_agreement": soft_agreement(deployed, after),
-            "certainty": certainty(deployed),
-            "nuclear_norm": nuclear_norm(deployed),
-            "average_confidence": self.average_confidence,
-            "selected_share": self.selected_share,
-        }
 
 
 def run_burst(
@@ -115,9 +83,6 @@ def run_burst(
     shares = [trace.selected / trace.samples for trace in record.steps]
     return Burst(
         record=record,
-        from_deployed=count_flips(record.deployed, record.after.label),
-        from_batch=count_flips(record.before, record.after.label),
-        zero_step=count_flips(record.deployed, record.before.label),
         selected_share=float(np.mean(shares)) if shares else 0.0,
     )
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle, write_text
-from edgewf.burst import Burst, run_burst
+from edgewf.burst import run_burst
 from edgewf.calibration import Calibration, Point
-from edgewf.engines import Engine, Images
+from edgewf.engines import BurstRecord, Engine, Images, Predictions
 from edgewf.errors import EdgewfError
+from edgewf.estimators.table import KEYS, References, evaluate
 from edgewf.images import read_image
 from edgewf.settings import BurstSettings
 from edgewf.shifts import calibration_shifts, shift
@@ -60,16 +61,32 @@ def load_window(
 
 
 def measure(
-    name: str, severity: int, window: int, burst: Burst, labels: NDArray[np.int64]
+    cell: tuple[str, int],
+    window: int,
+    record: BurstRecord,
+    labels: NDArray[np.int64],
+    references: References,
 ) -> Point:
     """Summarise a burst on a window whose labels are known."""
     return Point(
-        shift=name,
-        severity=severity,
+        shift=cell[0],
+        severity=cell[1],
         window=window,
-        accuracy=float(100 * (burst.record.deployed.label == labels).mean()),
-        **burst.scores(),
+        accuracy=float(100 * (record.deployed.label == labels).mean()),
+        scores=evaluate(KEYS, record, references),
     )
+
+
+def joined(records: Sequence[BurstRecord]) -> BurstRecord:
+    """Return the predictions of several windows as those of one; of bursts, nothing else."""
+
+    def join(which: str) -> Predictions:
+        parts = [getattr(record, which) for record in records]
+        return Predictions(
+            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Predictions))
+        )
+
+    return BurstRecord(join("deployed"), join("before"), join("after"), (), 0.0)
 
 
 def calibrate(
@@ -83,6 +100,8 @@ def calibrate(
 ) -> Calibration:
     """Measure every shift on every window, and store the points in the bundle.
 
+    The clean windows come first: what scores know of clean images is taken from all of them.
+
     Args:
         bundle, engine: the model.
         windows: lists of (path, label), each of settings.window images.
@@ -93,28 +112,57 @@ def calibrate(
     Raises:
         EdgewfError: an unreadable image, or points that fix no curve.
     """
-    shifts = calibration_shifts()
-    todo = [(name, severity, w) for w in range(len(windows)) for name, severity in shifts]
+    clean, *shifts = calibration_shifts()
+    todo = [(cell, w) for w in range(len(windows)) for cell in shifts]
+    total = len(windows) + len(todo)
     partial = _Partial(bundle.path(PARTIAL), _header(bundle, settings, windows))
-    points = {point.key: point for point in partial.read()}
-    if on_point is not None:
-        on_point(len(points), len(todo), None)
+    references, kept = partial.read()
+    points = {point.key: point for point in kept}
+
+    def tell(point: Point | None) -> None:
+        if on_point is not None:
+            on_point(len(points), total, point)
+
+    def keep(point: Point) -> None:
+        partial.append(point)
+        points[point.key] = point
+        tell(point)
+
+    tell(None)
+    if references is None or any(
+        (clean[0], clean[1], w) not in points for w in range(len(windows))
+    ):
+        seen = []
+        for window in windows:
+            images, labels = load_window(bundle, window)
+            seen.append((run_burst(engine, images, settings).record, labels))
+        references = References.of(
+            joined([record for record, _ in seen]), np.concatenate([labels for _, labels in seen])
+        )
+        partial.begin(references)
+        for w, (record, labels) in enumerate(seen):
+            keep(measure(clean, w, record, labels, references))
     loaded: tuple[int, Images, NDArray[np.int64]] | None = None
-    for name, severity, w in todo:
+    for (name, severity), w in todo:
         if (name, severity, w) in points:
             continue
         if loaded is None or loaded[0] != w:
             loaded = (w, *load_window(bundle, windows[w]))
         _, images, labels = loaded
         shifted = shift(name, images, severity, seed=settings.seed + w)
-        point = measure(name, severity, w, run_burst(engine, shifted, settings), labels)
-        partial.append(point)
-        points[point.key] = point
-        if on_point is not None:
-            on_point(len(points), len(todo), point)
-    ordered = [points[key] for key in todo]
+        burst = run_burst(engine, shifted, settings)
+        keep(measure((name, severity), w, burst.record, labels, references))
     calibration = Calibration.from_points(
-        bundle.manifest, settings, ordered, description, engine.name
+        bundle.manifest,
+        settings,
+        [
+            points[name, severity, w]
+            for w in range(len(windows))
+            for name, severity in (clean, *shifts)
+        ],
+        references,
+        description,
+        engine.name,
     )
     calibration.write(bundle.folder)
     partial.remove()
@@ -135,27 +183,33 @@ def _header(bundle: Bundle, settings: BurstSettings, windows: Windows) -> dict[s
 
 
 class _Partial:
-    """Finished points, one JSON object a line behind a header that says what they are for."""
+    """Finished points, one JSON object a line.
+
+    Two lines precede them: what they are for, and what their scores know of clean images.
+    """
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self._path = path
         self._header = json.dumps(header, sort_keys=True)
 
-    def read(self) -> list[Point]:
-        """Return the points kept; none if they are for other images or settings."""
+    def read(self) -> tuple[References | None, list[Point]]:
+        """Return what was kept; nothing if it is for other images or settings."""
         try:
-            first, *lines = self._path.read_text(encoding="utf-8").splitlines()
-        except (FileNotFoundError, ValueError):
-            first, lines = "", []
-        if first != self._header:
-            write_text(self._path, self._header + "\n")
-            return []
+            header, references, *lines = self._path.read_text(encoding="utf-8").splitlines()
+            if header != self._header:
+                return None, []
+            known = References(**json.loads(references))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None, []
         points: list[Point] = []
         with contextlib.suppress(ValueError, TypeError):  # ends at a line torn by a crash
             points.extend(Point(**json.loads(line)) for line in lines)
-        kept = [json.dumps(asdict(point)) for point in points]
-        write_text(self._path, "\n".join([self._header, *kept]) + "\n")
-        return points
+        self._write(known, points)
+        return known, points
+
+    def begin(self, references: References) -> None:
+        """Start anew."""
+        self._write(references, [])
 
     def append(self, point: Point) -> None:
         """Keep a point; it is on disk when this returns."""
@@ -166,3 +220,7 @@ class _Partial:
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
+
+    def _write(self, references: References, points: Sequence[Point]) -> None:
+        lines = [json.dumps(x) for x in (references.to_json(), *map(asdict, points))]
+        write_text(self._path, "\n".join([self._header, *lines]) + "\n")

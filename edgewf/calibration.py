@@ -12,42 +12,28 @@ from edgewf.bundle import CALIBRATION, Bundle, Manifest, content_hash, write_tex
 from edgewf.errors import EdgewfError
 from edgewf.estimators import DEFAULT
 from edgewf.estimators.fitted import Fitted, fit
+from edgewf.estimators.table import References
 from edgewf.settings import BurstSettings
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Point:
-    """One calibration window: what the burst saw and what was true. Flips are per 1,000 frames.
+    """One calibration window: what the burst saw and what was true.
 
     Attributes:
         shift, severity: the corruption, see `edgewf.shifts`.
         window: which set of images, from 0.
         accuracy: percent of the window that the deployed network classifies correctly.
-        weighted_flips, flips: from the deployed labels.
-        weighted_flips_batch, flips_batch: from the labels under batch statistics (the paper's).
-        weighted_zero_step, zero_step: from deployed labels to those under batch statistics.
-        soft_agreement, certainty, nuclear_norm: 0 to 1, see `edgewf.estimators.scores`.
-        average_confidence: percent.
-        selected_share: 0 to 1.
+        scores: all of `edgewf.estimators.table`, by key.
     """
 
     shift: str
     severity: int
     window: int
     accuracy: float
-    weighted_flips: float
-    flips: float
-    weighted_flips_batch: float
-    flips_batch: float
-    weighted_zero_step: float
-    zero_step: float
-    soft_agreement: float
-    certainty: float
-    nuclear_norm: float
-    average_confidence: float
-    selected_share: float
+    scores: dict[str, float]
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -58,7 +44,7 @@ class Point:
 def fit_points(name: str, points: Sequence[Point]) -> Fitted:
     """Fit an estimator to points, see `edgewf.estimators.fitted.fit`."""
     shifts, accuracies = [p.shift for p in points], [p.accuracy for p in points]
-    return fit(name, [asdict(p) for p in points], accuracies, shifts)
+    return fit(name, [p.scores for p in points], accuracies, shifts)
 
 
 @dataclass(frozen=True)
@@ -69,6 +55,7 @@ class Calibration:
         model, fingerprint, preprocessing: of the bundle they were measured on.
         settings: of their bursts; another setting needs other points.
         points: the windows that estimators are fitted to.
+        references: what scores know of the clean ones.
         description: where the images came from, in words.
         engine: name of the one that finished it; it is valid on every other.
     """
@@ -78,6 +65,7 @@ class Calibration:
     preprocessing: dict[str, Any]
     settings: BurstSettings
     points: tuple[Point, ...]
+    references: References
     description: str
     engine: str
 
@@ -87,6 +75,7 @@ class Calibration:
         manifest: Manifest,
         settings: BurstSettings,
         points: Sequence[Point],
+        references: References,
         description: str,
         engine: str,
     ) -> Calibration:
@@ -97,6 +86,7 @@ class Calibration:
             preprocessing=manifest.preprocessing.to_json(),
             settings=settings,
             points=tuple(points),
+            references=references,
             description=description,
             engine=engine,
         )
@@ -107,7 +97,7 @@ class Calibration:
         """Fit an estimator to the points.
 
         Args:
-            name: one of `edgewf.estimators.NAMES`.
+            name: see `edgewf.estimators.known`.
 
         Raises:
             EdgewfError: an unknown name, or points that fix no curve.
@@ -153,6 +143,7 @@ class Calibration:
             "description": self.description,
             "engine": self.engine,
             "settings": self.settings.to_json(),
+            "references": self.references.to_json(),
             "points": [asdict(p) for p in self.points],
         }
         return json.dumps({"sha256": content_hash(payload), **payload}, indent=1) + "\n"
@@ -197,8 +188,9 @@ class Calibration:
                 preprocessing=record["preprocessing"],
                 settings=BurstSettings.from_json(record["settings"]),
                 points=tuple(Point(**point) for point in record["points"]),
+                references=References(**record["references"]),
                 description=record["description"],
-                engine=record.get("engine", "onnxruntime"),  # the only one before it was recorded
+                engine=record["engine"],
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EdgewfError(

@@ -26,9 +26,8 @@ class Estimate:
         source: where the frames came from.
         engine: name of the engine that ran the burst.
         estimator: what made the accuracy of the scores; None without a calibration.
-        soft_agreement: how often labels drawn from the deployed and the adapted network's
-            probabilities would agree, 0 to 1.
-        certainty: 1 - H / ln K, H the mean entropy of the deployed predictions, 0 to 1.
+        scores: that the estimator looked at, by key, see `edgewf.estimators.table`; empty without
+            a calibration.
         true_accuracy: percent, where labels were given.
     """
 
@@ -46,8 +45,7 @@ class Estimate:
     source: str
     engine: str
     estimator: str | None
-    soft_agreement: float
-    certainty: float
+    scores: dict[str, float]
     true_accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -67,8 +65,7 @@ class Estimate:
             "source": self.source,
             "engine": self.engine,
             "estimator": self.estimator,
-            "soft_agreement": round(self.soft_agreement, 4),
-            "certainty": round(self.certainty, 4),
+            "scores": {key: round(score, 4) for key, score in self.scores.items()},
         }
         if self.true_accuracy is not None:
             record["true_accuracy"] = _rounded(self.true_accuracy)

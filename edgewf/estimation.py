@@ -12,11 +12,15 @@ from edgewf.engines import Engine, Images
 from edgewf.estimate import Estimate
 from edgewf.estimators import DEFAULT
 from edgewf.estimators.fitted import Scores
+from edgewf.estimators.table import evaluate
 from edgewf.settings import BurstSettings
 
 # Below these a burst saw too little to be believed.
 _LEAST_SELECTED = 0.05
 _LEAST_SPREAD = 0.25
+
+# Scores that every estimate shows.
+_REPORTED = {"weighted_flips", "flips", "average_confidence"}
 
 
 class Estimator:
@@ -36,7 +40,7 @@ class Estimator:
             bundle, engine: the model.
             calibration: None leaves the accuracy unknown.
             settings: the burst.
-            estimator: one of `edgewf.estimators.NAMES`.
+            estimator: see `edgewf.estimators.known`.
 
         Raises:
             EdgewfError: the calibration belongs to another model or another burst, or does not
@@ -47,6 +51,7 @@ class Estimator:
         self.manifest = bundle.manifest
         self.engine = engine
         self.fitted = None if calibration is None else calibration.estimator(estimator)
+        self._references = None if calibration is None else calibration.references
         self.settings = settings
 
     def __call__(
@@ -67,7 +72,8 @@ class Estimator:
             progress: see `run_burst`.
         """
         burst = run_burst(self.engine, images, self.settings, progress)
-        scores = burst.scores()
+        wanted = _REPORTED if self.fitted is None else {*_REPORTED, *self.fitted.scores}
+        scores = evaluate(sorted(wanted), burst.record, self._references)
         accuracy = interval = None
         if self.fitted is not None:
             accuracy = self.fitted(scores)
@@ -78,16 +84,15 @@ class Estimator:
         return Estimate(
             accuracy=accuracy,
             interval=interval,
-            weighted_flips=burst.from_deployed.weighted,
-            flips=burst.from_deployed.count,
+            weighted_flips=scores["weighted_flips"],
+            flips=scores["flips"],
             selected_share=burst.selected_share,
             frames=len(images),
             steps=len(burst.record.steps),
-            average_confidence=burst.average_confidence,
+            average_confidence=scores["average_confidence"],
             flags=self._flags(burst, scores),
             estimator=None if self.fitted is None else self.fitted.name,
-            soft_agreement=scores["soft_agreement"],
-            certainty=scores["certainty"],
+            scores={} if self.fitted is None else {k: scores[k] for k in self.fitted.scores},
             model=self.manifest.model,
             time=time,
             source=source,

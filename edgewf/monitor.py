@@ -73,7 +73,7 @@ class Monitor:
     Args:
         bundle: an exported model, or the folder it is in.
         settings: of the bursts; None for those of the calibration, else of the bundle.
-        estimator: one of `edgewf.estimators.NAMES`.
+        estimator: see `edgewf.estimators.known`.
         engine: one of those that `edgewf doctor` lists, or "auto".
         threads: that an operator may use on the CPU; None leaves it to the runtime.
         inference: False saves the memory of the deployed network where `observe` is not used,

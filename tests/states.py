@@ -49,6 +49,5 @@ ESTIMATE = Estimate(
     source="demo",
     engine="onnxruntime",
     estimator="combined",
-    soft_agreement=0.875,
-    certainty=0.5,
+    scores={"soft_agreement_tempered": 0.875, "certainty": 0.5, "atc_confidence": 0.75},
 )

@@ -13,7 +13,7 @@ from edgewf.burst import Burst, run_burst
 from edgewf.engines import BurstRecord, Engine, Float32, Images, Predictions, StepTrace
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
-from edgewf.flips import Flips
+from edgewf.estimators.table import evaluate
 from edgewf.settings import BurstSettings
 from tests.tiny import crops, export_tiny, tiny_settings
 
@@ -153,14 +153,12 @@ def test_flips_by_hand() -> None:
     third = [i for i in range(24) if i % 3 == 0]
     fourth = [i for i in range(24) if i % 4 == 0]
     either = sorted({*third, *fourth})  # each 12th goes from 1000 to 2000
-    for flips, frames in (
-        (burst.from_deployed, third),
-        (burst.zero_step, fourth),
-        (burst.from_batch, either),
-    ):
-        assert flips.count == pytest.approx(1000 * len(frames) / 24)
-        assert flips.weighted == pytest.approx(1000 * sum(i + 1 for i in frames) / 24**2)
-    assert burst.average_confidence == pytest.approx(11.5)
+    keys = ("flips", "weighted_flips", "zero_step", "weighted_zero_step")
+    batch = ("flips_batch", "weighted_flips_batch")
+    found = iter(evaluate((*keys, *batch), burst.record, None).values())
+    for frames in (third, fourth, either):
+        assert next(found) == pytest.approx(1000 * len(frames) / 24)
+        assert next(found) == pytest.approx(1000 * sum(i + 1 for i in frames) / 24**2)
 
 
 def test_selected_share_is_the_mean_over_steps() -> None:
@@ -174,7 +172,7 @@ def test_no_steps() -> None:
     assert engine.batches("step") == []
     assert burst.record.steps == ()
     assert burst.selected_share == 0
-    assert burst.zero_step.count == pytest.approx(250)
+    assert evaluate(["zero_step"], burst.record, None)["zero_step"] == pytest.approx(250)
 
 
 def test_seeds_fix_and_change_the_order() -> None:
@@ -297,8 +295,9 @@ def test_without_steps_a_real_burst_only_changes_the_statistics(
     burst = run_burst(engine, window, settings(steps=0))
     np.testing.assert_array_equal(burst.record.after.label, burst.record.before.label)
     assert burst.record.affine_change == 0
-    assert burst.from_deployed == burst.zero_step
-    assert burst.from_batch == Flips(0.0, 0.0)
+    found = evaluate(["flips", "zero_step", "flips_batch"], burst.record, None)
+    assert found["flips"] == found["zero_step"]
+    assert found["flips_batch"] == 0
 
 
 def predicted(engine: OnnxRuntimeCPU, images: Images) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,23 @@ import pytest
 from click.testing import CliRunner
 
 from edgewf.bundle import Bundle
-from edgewf.burst import Burst, run_burst
-from edgewf.calibrate import PARTIAL, Windows, calibrate, draw_windows, load_window, measure
+from edgewf.burst import run_burst
+from edgewf.calibrate import (
+    PARTIAL,
+    Windows,
+    calibrate,
+    draw_windows,
+    joined,
+    load_window,
+    measure,
+)
 from edgewf.calibration import Calibration, Point
 from edgewf.cli import main
-from edgewf.engines import BurstRecord, Images, Predictions
+from edgewf.engines import Images
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
-from edgewf.flips import Flips
+from edgewf.estimators.table import References
+from edgewf.estimators.temperature import fit_temperature
 from edgewf.images import labelled_images
 from edgewf.settings import BurstSettings
 from edgewf.shifts import calibration_shifts, shift
@@ -122,7 +130,9 @@ def test_a_whole_run(bundle: Bundle, windows: Windows, whole: str) -> None:
     assert engine.bursts == POINTS
     assert result.to_text() == whole
     assert [p.key for p in result.points] == [(*s, w) for w in range(2) for s in SHIFTS]
-    assert told == [(i, POINTS, (None, *result.points)[i]) for i in range(POINTS + 1)]
+    clean = [p for p in result.points if p.severity == 0]
+    others = [p for p in result.points if p.severity > 0]
+    assert told == [(i, POINTS, p) for i, p in enumerate([None, *clean, *others])]
     assert not bundle.path(PARTIAL).exists()
     stored = Calibration.of(Bundle.load(bundle.folder))
     assert stored is not None
@@ -134,7 +144,8 @@ def test_a_whole_run(bundle: Bundle, windows: Windows, whole: str) -> None:
 def test_points_tell_what_a_burst_on_the_shifted_window_found(
     bundle: Bundle, windows: Windows, whole: str
 ) -> None:
-    points = {p.key: p for p in Calibration.from_text(whole, "whole").points}
+    kept = Calibration.from_text(whole, "whole")
+    points = {p.key: p for p in kept.points}
     engine = Counted(bundle)
     for w in range(2):
         images, labels = load_window(bundle, windows[w])
@@ -142,49 +153,37 @@ def test_points_tell_what_a_burst_on_the_shifted_window_found(
         assert points["clean", 0, w].accuracy == pytest.approx(clean)
         for name, severity in (("speckle_noise", 5), ("gaussian_blur", 2)):
             shifted = shift(name, images, severity, SETTINGS.seed + w)
-            burst = run_burst(engine, shifted, SETTINGS)
-            assert points[name, severity, w] == measure(name, severity, w, burst, labels)
+            record = run_burst(engine, shifted, SETTINGS).record
+            expected = measure((name, severity), w, record, labels, kept.references)
+            assert points[name, severity, w] == expected
+            flips = 1000 * (record.deployed.label != record.after.label).mean()
+            assert expected.scores["flips"] == pytest.approx(flips)
     # What calibration lives on: worse pictures, fewer right, more flips.
     worst, clean_point = points["speckle_noise", 5, 0], points["clean", 0, 0]
     assert worst.accuracy < clean_point.accuracy
-    assert worst.weighted_flips > clean_point.weighted_flips
+    assert worst.scores["weighted_flips"] > clean_point.scores["weighted_flips"]
 
 
-def test_measure_keeps_the_counts_apart() -> None:
-    deployed = Predictions(np.zeros(16, np.int64), np.full(16, 0.75), np.zeros((16, 2), np.float32))
-    burst = Burst(
-        record=BurstRecord(deployed, deployed, deployed, (), 0.0),
-        from_deployed=Flips(375.0, 200.0),
-        from_batch=Flips(250.0, 130.0),
-        zero_step=Flips(125.0, 70.0),
-        selected_share=0.75,
-    )
-    labels = np.array([0] * 12 + [1] * 4)
-    assert asdict(measure("spatter", 3, 1, burst, labels)) == {
-        "shift": "spatter",
-        "severity": 3,
-        "window": 1,
-        "accuracy": 75.0,
-        "weighted_flips": 200.0,
-        "flips": 375.0,
-        "weighted_flips_batch": 130.0,
-        "flips_batch": 250.0,
-        "weighted_zero_step": 70.0,
-        "zero_step": 125.0,
-        "soft_agreement": 0.5,
-        "certainty": 0.0,
-        "nuclear_norm": 0.5,
-        "average_confidence": 75.0,
-        "selected_share": 0.75,
-    }
+def test_scores_know_all_clean_windows(bundle: Bundle, windows: Windows, whole: str) -> None:
+    kept = Calibration.from_text(whole, "whole").references
+    loaded = [load_window(bundle, window) for window in windows]
+    engine = Counted(bundle)
+    records = [run_burst(engine, images, SETTINGS).record for images, _ in loaded]
+    labels = np.concatenate([labels for _, labels in loaded])
+    logits = engine.infer(np.concatenate([images for images, _ in loaded]))
+    accuracy = (logits.argmax(axis=1) == labels).mean()
+    assert kept == References.of(joined(records), labels)
+    assert kept.temperature == pytest.approx(fit_temperature(logits, labels), rel=1e-4)
+    assert kept.scores["difference_of_confidences"]["accuracy"] == pytest.approx(accuracy)
+    assert kept.scores["cot"]["labels"] == sorted(labels)
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, len(SHIFTS), POINTS - 1])
+@pytest.mark.parametrize("after", [2, 3, 5, len(SHIFTS), POINTS - 1])
 def test_goes_on_where_ctrl_c_stopped_it(
     bundle: Bundle, windows: Windows, whole: str, after: int
 ) -> None:
     interrupt(bundle, windows, after)
-    assert len(lines(bundle)) == 1 + after
+    assert len(lines(bundle)) == 2 + after
     assert Calibration.of(Bundle.load(bundle.folder)) is None
     engine, told = Counted(bundle), []
     result = run(bundle, windows, engine=engine, on_point=lambda done, *_: told.append(done))
@@ -194,13 +193,23 @@ def test_goes_on_where_ctrl_c_stopped_it(
     assert not bundle.path(PARTIAL).exists()
 
 
+def test_clean_windows_are_looked_at_together(bundle: Bundle, windows: Windows, whole: str) -> None:
+    """What scores know is of both, so a run that ended between them starts anew."""
+    for after in (0, 1):
+        interrupt(bundle, windows, after)
+        engine = Counted(bundle)
+        interrupt(bundle, windows, 2)
+        assert run(bundle, windows, engine=engine).to_text() == whole
+        assert engine.bursts == POINTS - 2
+
+
 def test_goes_on_after_several_failures_inside_bursts(
     bundle: Bundle, windows: Windows, whole: str
 ) -> None:
     for _ in range(3):
         with pytest.raises(RuntimeError, match="fell off"):
             run(bundle, windows, engine=Counted(bundle, fails_in=5))
-    assert len(lines(bundle)) == 1 + 3 * 4
+    assert len(lines(bundle)) == 2 + 3 * 4
     engine = Counted(bundle)
     assert run(bundle, windows, engine=engine).to_text() == whole
     assert engine.bursts == POINTS - 12
@@ -264,7 +273,7 @@ def test_finished_points_are_kept_while_the_file_is_rewritten(
         patched.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
             run(bundle, windows)
-    assert lines(bundle)[:7] == before
+    assert lines(bundle)[:8] == before
     engine = Counted(bundle)
     run(bundle, windows, engine=engine)
     assert engine.bursts == POINTS - 6
@@ -292,17 +301,18 @@ def test_an_unreadable_image_is_named_and_costs_no_finished_point(
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     images = draw_windows(labelled_images(copy, bundle.labels), SETTINGS, 2)
+    interrupt(bundle, images, 6)
     bad = images[1][3][0]
     good = bad.read_bytes()
     bad.write_bytes(bytes(len(good)))  # of the same size: no other set of images
     with pytest.raises(EdgewfError, match="damaged or not an image") as error:
         run(bundle, images)
     assert str(bad) in str(error.value)
-    assert len(lines(bundle)) == 1 + len(SHIFTS)
+    assert len(lines(bundle)) == 2 + len(SHIFTS) + 1  # the other window, and this one clean
     bad.write_bytes(good)
     engine = Counted(bundle)
     run(bundle, images, engine=engine)
-    assert engine.bursts == len(SHIFTS)
+    assert engine.bursts == len(SHIFTS) - 1
 
 
 def test_windows_are_disjoint_mixed_and_fixed_by_the_seed(bundle: Bundle, data: Path) -> None:
@@ -337,7 +347,7 @@ def test_ctrl_c_on_the_command_line(bundle: Bundle, data: Path) -> None:
         signal.signal(signal.SIGINT, previous)
     with process:
         deadline = time.monotonic() + 300
-        while not bundle.path(PARTIAL).exists() or len(lines(bundle)) < 3:
+        while not bundle.path(PARTIAL).exists() or len(lines(bundle)) < 4:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -348,7 +358,7 @@ def test_ctrl_c_on_the_command_line(bundle: Bundle, data: Path) -> None:
     assert "Traceback" not in errors
 
     assert Calibration.of(Bundle.load(bundle.folder)) is None
-    finished = len(lines(bundle)) - 1
+    finished = len(lines(bundle)) - 2
     assert 2 <= finished < len(SHIFTS)
     resumed = CliRunner().invoke(main, ["calibrate", *options])
     assert resumed.exit_code == 0, resumed.output

@@ -17,9 +17,11 @@ from edgewf.bundle import CALIBRATION, Bundle
 from edgewf.calibration import Calibration, Point
 from edgewf.errors import EdgewfError
 from edgewf.estimators.quadratic import Quadratic
-from tests.tiny import export_tiny, tiny_settings
+from edgewf.estimators.table import KEYS, References
+from tests.tiny import USED, export_tiny, tiny_settings
 
 SETTINGS = tiny_settings()
+KNOWN = References(1.5, {"atc_entropy": {"threshold": -0.25}})
 
 
 def points(curve: Callable[[float], float], count: int = 9) -> tuple[Point, ...]:
@@ -27,8 +29,13 @@ def points(curve: Callable[[float], float], count: int = 9) -> tuple[Point, ...]
     xs = np.linspace(10, 200, count)
     return tuple(
         Point(
-            *("spatter", i % 5, i // 5, curve(x), float(x), 2 * x, 3.0, 4.0, 5.0, 6.0),
-            *(1 - x / 400, 0.6, 0.5, 70.0, 0.5),
+            *("spatter", i % 5, i // 5, curve(x)),
+            {
+                **dict.fromkeys(KEYS, 0.5),
+                "weighted_flips": float(x),
+                "flips": 2 * float(x),
+                **dict.fromkeys(USED, 1 - float(x) / 400),
+            },
         )
         for i, x in enumerate(xs)
     )
@@ -42,7 +49,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def calibration(bundle: Bundle) -> Calibration:
     falling = points(lambda x: 90 - 0.3 * x + 2e-4 * x**2)
-    return Calibration.from_points(bundle.manifest, SETTINGS, falling, "by hand", "onnxruntime")
+    return Calibration.from_points(
+        bundle.manifest, SETTINGS, falling, KNOWN, "by hand", "onnxruntime"
+    )
 
 
 def test_estimators_are_fitted_to_the_points(calibration: Calibration) -> None:
@@ -51,7 +60,7 @@ def test_estimators_are_fitted_to_the_points(calibration: Calibration) -> None:
     assert (paper.curve.a, paper.curve.b, paper.curve.c) == pytest.approx((2e-4, -0.3, 90.0))
     assert (paper.curve.low, paper.curve.high) == (10.0, 200.0)
     assert calibration.estimator().name == "combined"
-    with pytest.raises(EdgewfError, match="unknown estimator 'guess': use one of combined, wei"):
+    with pytest.raises(EdgewfError, match="unknown estimator 'guess': use combined, or one of wei"):
         calibration.estimator("guess")
     assert calibration.settings == SETTINGS
     assert [p.key for p in calibration.points[4:6]] == [("spatter", 4, 0), ("spatter", 0, 1)]
@@ -61,6 +70,7 @@ def test_text_round_trip(calibration: Calibration) -> None:
     odd = replace(calibration, description='Ümläuts, "quotes" and\nlines')
     back = Calibration.from_text(odd.to_text(), "there")
     assert back.points == odd.points
+    assert back.references == KNOWN
     assert back.settings == odd.settings
     assert back.description == odd.description
     assert back.to_text() == odd.to_text()
@@ -81,7 +91,7 @@ def test_written_into_a_bundle_and_found_there(bundle: Bundle, calibration: Cali
 
 def damage_number(text: str) -> str:
     record = json.loads(text)
-    record["points"][0]["soft_agreement"] += 0.25
+    record["points"][0]["scores"]["certainty"] += 0.25
     return json.dumps(record)
 
 
@@ -120,7 +130,7 @@ def test_damage_is_refused_with_the_file_and_the_fix(calibration: Calibration, n
 def test_a_text_cut_anywhere_is_refused(share: float) -> None:
     preprocessing: dict[str, Any] = {"image_size": 32}
     calibration = Calibration(
-        "m", "ab" * 32, preprocessing, SETTINGS, points(lambda x: 50), "here", "e"
+        "m", "ab" * 32, preprocessing, SETTINGS, points(lambda x: 50), KNOWN, "here", "e"
     )
     text = calibration.to_text().rstrip()
     with pytest.raises(EdgewfError, match="damaged"):

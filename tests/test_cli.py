@@ -28,6 +28,7 @@ from tests.tiny import (
     CLASSES,
     EDGEWF,
     KEYS,
+    USED,
     constant_calibration,
     export_tiny,
     tiny_settings,
@@ -298,10 +299,10 @@ def test_inspect(plain: Bundle, calibrated: str) -> None:
         "points": 8,
         "estimator": {
             "name": "combined",
-            "scores": ["soft_agreement", "certainty"],
-            "formula": "50 +0 soft_agreement +0 certainty",
-            "low": [0.0, 0.0],
-            "high": [1.0, 1.0],
+            "scores": list(USED),
+            "formula": f"50 +0 {' +0 '.join(USED)}",
+            "low": [0.0] * len(USED),
+            "high": [1.0] * len(USED),
             "residual_std": pytest.approx(3.0),
         },
     }
@@ -333,10 +334,10 @@ def test_calibrate_then_estimate(plain: Bundle, data: str, tmp_path: Path) -> No
     assert calibration.settings == SETTINGS
 
     record = only_object(succeed("estimate", str(bundle), "--data", data, "--json"))
-    assert record["accuracy"] == pytest.approx(calibration.estimator()(record), abs=0.05)
+    assert record["accuracy"] == pytest.approx(calibration.estimator()(record["scores"]), abs=0.05)
     paper = ["--estimator", "weighted-flips"]
     record = only_object(succeed("estimate", str(bundle), "--data", data, "--json", *paper))
-    expected = calibration.estimator("weighted-flips")(record)
+    expected = calibration.estimator("weighted-flips")(record["scores"])
     assert (record["estimator"], record["accuracy"]) == (
         paper[1],
         pytest.approx(expected, abs=0.01),
@@ -500,7 +501,7 @@ def test_a_damaged_calibration_is_named(calibrated: str, data: str, tmp_path: Pa
     bundle = tmp_path / "bundle"
     shutil.copytree(calibrated, bundle)
     path = bundle / CALIBRATION
-    path.write_text(path.read_text().replace('"certainty": 0.0', '"certainty": 0.5'))
+    path.write_text(path.read_text().replace('"certainty": 0.0', '"certainty": 0.25'))
     for command in (["estimate", "--data", data], ["monitor", "--source", data], ["inspect"]):
         fail(f"{re.escape(str(path))}: damaged calibration", command[0], str(bundle), *command[1:])
 

@@ -19,7 +19,16 @@ from edgewf.export.exporter import export_bundle
 from edgewf.export.sources import Source, imagenet_convention
 from edgewf.export.torch_module import to_graph
 from edgewf.shifts import shift
-from tests.tiny import KEYS, SIDE, constant_calibration, crops, export_tiny, network, tiny_settings
+from tests.tiny import (
+    KEYS,
+    SIDE,
+    USED,
+    constant_calibration,
+    crops,
+    export_tiny,
+    network,
+    tiny_settings,
+)
 
 SETTINGS = tiny_settings(window=24, batch_size=8, steps=3)
 
@@ -50,8 +59,8 @@ def test_a_calibrated_estimate(
     result = estimate(Estimator(bundle, engine, calibration, SETTINGS), *photographs)
     assert result.flags == ()
     assert result.accuracy == pytest.approx(60.0)
-    scores = {"soft_agreement": result.soft_agreement, "certainty": result.certainty}
-    assert result.interval == calibration.estimator().interval(scores, 24)
+    assert tuple(result.scores) == USED
+    assert result.interval == calibration.estimator().interval(result.scores, 24)
     assert result.estimator == "combined"
     truth = 100 * (engine.infer(photographs[0]).argmax(axis=1) == photographs[1]).mean()
     assert result.true_accuracy == pytest.approx(truth)

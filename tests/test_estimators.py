@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from scipy import optimize  # type: ignore[import-untyped]
 
 from edgewf.errors import EdgewfError
-from edgewf.estimators import NAMES
+from edgewf.estimators import NAMES, QUADRATICS, TEMPERED
 from edgewf.estimators.fitted import fit
-from edgewf.estimators.linear import Linear
 from edgewf.estimators.scores import certainty, nuclear_norm, soft_agreement
+from edgewf.estimators.stack import Stack
+from edgewf.estimators.table import KEYS
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -95,28 +97,72 @@ def test_scores_keep_when_frames_and_classes_change_places(
         assert -1e-9 <= score <= 1 + 1e-9
 
 
-@given(seed=SEEDS, points=st.integers(6, 40), scores=st.integers(1, 3))
+def mixture(x: NDArray[np.float64], y: NDArray[np.float64], kinds: list[str]) -> Any:
+    """Transcribe stacking: lines without each kind, then weights by a general solver."""
+    unseen = np.empty_like(x)
+    for kind in set(kinds):
+        out = np.array([k == kind for k in kinds])
+        for j in range(x.shape[1]):
+            slope, _ = np.polyfit(x[~out, j], y[~out], 1)
+            line = [slope, y[~out].mean() - slope * x[~out, j].mean()]
+            unseen[out, j] = np.polyval(line, x[out, j]) if slope > 0 else y[~out].mean()
+    m = x.shape[1]
+    found = optimize.minimize(
+        lambda w: ((unseen @ w - y) ** 2).mean(),
+        np.full(m, 1 / m),
+        bounds=[(0, 1)] * m,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+        options={"ftol": 1e-12},
+    )
+    return found.fun, unseen
+
+
+@given(seed=SEEDS, each=st.integers(3, 10), scores=st.integers(1, 3))
 @settings(deadline=None, max_examples=60)
-def test_no_rising_plane_fits_better(seed: int, points: int, scores: int) -> None:
+def test_no_mixture_predicts_unseen_shifts_better(seed: int, each: int, scores: int) -> None:
     rng = np.random.default_rng(seed)
-    x = rng.uniform(0, 1, (points, scores))
-    y = np.clip(50 + x @ rng.normal(0, 40, scores) + rng.normal(0, 5, points), 0, 100)
-    plane = Linear.fit(x, y, ["a"] * points)
-    assert min(plane.coefficients) >= 0
-    columns = np.column_stack([np.ones(points), x])
-    bounds = ([-np.inf] + [0] * scores, np.inf)
-    best = optimize.lsq_linear(columns, y, bounds, method="bvls", tol=1e-14)
-    squares = float(((plane.intercept + x @ plane.coefficients - y) ** 2).sum())
-    assert squares == pytest.approx(2 * best.cost, rel=1e-6, abs=1e-6)
+    x = rng.uniform(0, 1, (3 * each, scores))
+    y = np.clip(50 + x @ rng.normal(10, 30, scores) + rng.normal(0, 5, 3 * each), 0, 100)
+    kinds = ["a", "b", "c"] * each
+    stack = Stack.fit(x, y, kinds)
+    assert min(stack.weights) >= 0
+    assert min(stack.slopes) >= 0
+    assert sum(stack.weights) == pytest.approx(1)
+    best, unseen = mixture(x, y, kinds)
+    squares = float(((unseen @ np.array(stack.weights) - y) ** 2).mean())
+    assert squares <= best * (1 + 1e-6) + 1e-9
+    assert stack.residual_std >= math.sqrt(squares) * (1 - 1e-9)
 
 
-def test_residuals_are_of_fits_that_did_not_see_the_shift() -> None:
+def test_a_score_that_fails_on_some_shift_loses_its_weight() -> None:
+    quality = np.linspace(0.1, 0.9, 12)
+    kinds = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    fooled = quality.copy()
+    fooled[:4] = 0.95  # stays sure of itself
+    stack = Stack.fit(np.column_stack([quality, fooled]), 100 * quality, kinds)
+    assert stack.weights == pytest.approx((1, 0))
+    assert stack(0.5, 0.9) == pytest.approx(50)
+    # What the second says does not count, so nothing can be wrong with it.
+    assert stack.covers(0.5, 2.0)
+    assert not stack.covers(0.95, 0.5)
+    assert stack.formula("x", "y") == "0 +100 x +0 y"
+
+
+def test_a_score_that_is_always_the_same_says_the_mean() -> None:
+    y = np.array([10.0, 20, 60, 70])
+    stack = Stack.fit([[0.1, 5.0], [0.2, 5.0], [0.6, 5.0], [0.7, 5.0]], y, ["a"] * 4)
+    assert stack.slopes == pytest.approx((100, 0))
+    assert stack.intercepts == pytest.approx((0, 40))
+    assert stack(0.4, 7.0) == pytest.approx(40)
+
+
+def test_residuals_are_of_lines_that_did_not_see_the_shift() -> None:
     x = np.linspace(0, 1, 12)[:, None]
     y = 20 + 60 * x[:, 0]
     y[8:] -= 12  # one kind of shift lies off the line of the others
     kinds = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
-    inside = Linear.fit(x, y, ["a"] * 12).residual_std
-    across = Linear.fit(x, y, kinds).residual_std
+    inside = Stack.fit(x, y, ["a"] * 12).residual_std
+    across = Stack.fit(x, y, kinds).residual_std
     line = np.polyfit(x[:8, 0], y[:8], 1)
     assert np.polyval(line, x[8:, 0]) - y[8:] == pytest.approx(12)
     assert across > 1.5 * inside
@@ -126,55 +172,50 @@ def test_the_interval_widens_away_from_the_points() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(0.4, 0.6, (20, 2))
     y = 100 * x.mean(axis=1) + rng.normal(0, 2, 20)
-    plane = Linear.fit(x, y, ["a"] * 20)
-    widths = [np.diff(plane.interval(v, v, frames=10**9))[0] for v in (0.5, 0.6, 0.7, 0.8)]
+    stack = Stack.fit(x, y, ["a"] * 20)
+    assert min(stack.weights) > 0
+    widths = [np.diff(stack.interval(v, v, frames=10**9))[0] for v in (0.5, 0.6, 0.7, 0.8)]
     assert widths == sorted(widths)
-    assert plane.covers(0.5, 0.5)
-    assert not plane.covers(0.5, 0.7)
-    assert not plane.covers(0.3, 0.5)
+    assert stack.covers(0.5, 0.5)
+    assert not stack.covers(0.5, 0.7)
+    assert not stack.covers(0.3, 0.5)
 
 
-def test_leverage_is_that_of_ordinary_least_squares() -> None:
+def test_leverage_is_that_of_a_line() -> None:
     rng = np.random.default_rng(1)
-    x = rng.uniform(0, 1, (30, 2))
-    plane = Linear.fit(x, 20 + x @ [30, 40] + rng.normal(0, 1, 30), ["a"] * 30)
+    x = rng.uniform(0, 1, (30, 1))
+    stack = Stack.fit(x, 20 + 30 * x[:, 0] + rng.normal(0, 1, 30), ["a"] * 30)
     columns = np.column_stack([np.ones(30), x])
     hat = columns @ np.linalg.inv(columns.T @ columns) @ columns.T
-    found = [np.array([1, *row]) @ plane.inverse @ np.array([1, *row]) for row in x]
-    np.testing.assert_allclose(found, np.diag(hat), rtol=1e-9)
+    np.testing.assert_allclose([stack.leverage(*row) for row in x], np.diag(hat), rtol=1e-9)
 
 
 def test_nine_in_ten_intervals_hold_the_truth() -> None:
     rng = np.random.default_rng(0)
     frames, hits, runs = 250, 0, 400
     for _ in range(runs):
-        x = rng.uniform(0, 1, (42, 2))
-        y = 10 + x @ [50, 20] + rng.normal(0, 4, 42)
-        plane = Linear.fit(x, y, ["a", "b", "c"] * 14)
-        new = rng.uniform(0.1, 0.9, 2)
-        p = np.clip(10 + new @ [50, 20] + rng.normal(0, 4), 0, 100) / 100
-        low, high = plane.interval(*new, frames=frames)
+        x = rng.uniform(0, 1, 42)
+        both = np.column_stack([x, x + rng.normal(0, 0.05, 42)])
+        stack = Stack.fit(both, 10 + 70 * x + rng.normal(0, 4, 42), ["a", "b", "c"] * 14)
+        new = rng.uniform(0.1, 0.9)
+        p = np.clip(10 + 70 * new + rng.normal(0, 4), 0, 100) / 100
+        low, high = stack.interval(new, new + rng.normal(0, 0.05), frames=frames)
         hits += low <= 100 * rng.binomial(frames, p) / frames <= high
     assert 0.86 <= hits / runs <= 0.96
 
 
 @pytest.mark.parametrize("x", [np.zeros((2, 2)), np.full((9, 2), 0.5)])
-def test_points_that_fix_no_plane_are_refused(x: NDArray[np.float64]) -> None:
+def test_points_that_fix_no_line_are_refused(x: NDArray[np.float64]) -> None:
     with pytest.raises(EdgewfError, match=f"{len(x)} calibration points with 1 different values"):
-        Linear.fit(x, np.arange(len(x)), ["a"] * len(x))
+        Stack.fit(x, np.arange(len(x)), ["a"] * len(x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(f"{name}{TEMPERED}" for name in QUADRATICS)])
 def test_every_estimator_falls_when_everything_gets_worse(name: str) -> None:
     def window(quality: float) -> dict[str, float]:
-        flips = 600 * (1 - quality)
-        names = ("weighted_flips", "flips", "weighted_flips_batch", "flips_batch")
-        zero = ("weighted_zero_step", "zero_step")
-        return {
-            **dict.fromkeys((*names, *zero), flips),
-            **dict.fromkeys(("soft_agreement", "certainty", "nuclear_norm"), quality),
-            "average_confidence": 100 * quality,
-        }
+        rising = dict.fromkeys(KEYS, quality)
+        falling = [name for name in KEYS if "flips" in name or "zero_step" in name]
+        return {**rising, **dict.fromkeys(falling, 600 * (1 - quality))}
 
     qualities = np.linspace(0.1, 0.9, 9)
     fitted = fit(name, [window(q) for q in qualities], 100 * qualities, ["a"] * 9)

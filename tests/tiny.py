@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from edgewf.bundle import Bundle
 from edgewf.calibration import Calibration, Point
+from edgewf.estimators import DEFAULT, STACKS
+from edgewf.estimators.table import KEYS as SCORE_KEYS
+from edgewf.estimators.table import References
 from edgewf.export.exporter import export_bundle
 from edgewf.export.sources.registry import load_source
 from edgewf.images import read_image
@@ -39,6 +42,9 @@ EDGEWF = (sys.executable, "-c", "from edgewf.cli import main; main()")
 _FILES = {path.stem: path for path in sorted(PHOTOS.iterdir())}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+USED = STACKS[DEFAULT]
+"""Scores that the default estimator looks at."""
+
 # The documented keys of an estimate, in order; `true_accuracy` follows where labels were given.
 KEYS = [
     "accuracy",
@@ -55,8 +61,7 @@ KEYS = [
     "source",
     "engine",
     "estimator",
-    "soft_agreement",
-    "certainty",
+    "scores",
 ]
 
 
@@ -111,16 +116,20 @@ def tiny_settings(**changes: object) -> BurstSettings:
 def constant_calibration(
     bundle: Bundle, settings: BurstSettings, *, accuracy: float = 50.0, low: float = 0.0
 ) -> Calibration:
-    """Return one that always estimates `accuracy`, from windows of a soft agreement over `low`.
+    """Return one that always estimates `accuracy`, from windows of a certainty over `low`.
 
-    Its residual standard deviation is 3: eight windows, three parameters.
+    Its residual standard deviation is 3: eight windows, two parameters.
     """
-    off = 3 * math.sqrt(5 / 8)
+    off = 3 * math.sqrt(6 / 8)
     points = tuple(
         Point(
-            "clean", 0, i, accuracy + sign * off, *[0.0] * 6, agreement, certainty, 0.5, 90.0, 1.0
+            "clean",
+            0,
+            i,
+            accuracy + sign * off,
+            {**dict.fromkeys(SCORE_KEYS, 0.5), **dict.fromkeys(USED, score)},
         )
-        for i, (sign, agreement, certainty) in enumerate(product((-1, 1), (low, 1.0), (0.0, 1.0)))
+        for i, (sign, score) in enumerate(product((-1, 1), 2 * (low, 1.0)))
     )
     return Calibration(
         model=bundle.manifest.model,
@@ -128,6 +137,7 @@ def constant_calibration(
         preprocessing=bundle.manifest.preprocessing.to_json(),
         settings=settings,
         points=points,
+        references=References(1.0, {"atc_confidence": {"threshold": 0.5}}),
         description="by hand",
         engine="onnxruntime",
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgewf.estimators import DEFAULT, NAMES
+from edgewf.estimators import DEFAULT, UNKNOWN, known
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,11 +60,18 @@ def estimator_option(command: Command) -> Command:
     return click.option(
         "--estimator",
         "estimator_name",
-        type=click.Choice(NAMES),
+        callback=_known_estimator,
         default=DEFAULT,
         show_default=True,
-        help="What makes an accuracy of a burst.",
+        metavar="NAME",
+        help="What makes an accuracy of a burst: combined, weighted-flips, nuclear-norm, …",
     )(command)
+
+
+def _known_estimator(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not known(value):
+        raise click.BadParameter(UNKNOWN.format(value))
+    return value
 
 
 def open_bundle(

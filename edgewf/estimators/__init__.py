@@ -1,28 +1,49 @@
 """Estimators of the deployed network's accuracy: their names and the scores they look at.
 
-Every estimator is fitted to the same calibration points, each a window of known accuracy with the
-scores that `edgewf.burst.Burst.scores` names. Nothing is imported here, for `edgewf --help`.
+Every estimator is fitted to the same calibration points, each a window of known accuracy with all
+scores of `edgewf.estimators.table`. Nothing is imported here, for `edgewf --help`.
 """
 
 from __future__ import annotations
 
 DEFAULT = "combined"
+TEMPERED = "-tempered"
+"""Behind the name of a quadratic: of logits at the temperature that suits clean images."""
 
-# Scores that go into a plane; accuracy rises with each of them.
-PLANES: dict[str, tuple[str, ...]] = {
-    "combined": ("soft_agreement", "certainty"),
+# Scores that are weighed against each other; accuracy rises with each of them.
+STACKS: dict[str, tuple[str, ...]] = {
+    "combined": ("soft_agreement_tempered", "certainty", "atc_confidence"),
 }
-# The score that goes into a quadratic, and whether accuracy rises with it.
-QUADRATICS: dict[str, tuple[str, bool]] = {
-    "weighted-flips": ("weighted_flips", False),
-    "flips": ("flips", False),
-    "weighted-flips-batch": ("weighted_flips_batch", False),
-    "flips-batch": ("flips_batch", False),
-    "weighted-zero-step": ("weighted_zero_step", False),
-    "zero-step": ("zero_step", False),
-    "soft-agreement": ("soft_agreement", True),
-    "certainty": ("certainty", True),
-    "nuclear-norm": ("nuclear_norm", True),
-    "average-confidence": ("average_confidence", True),
+# The name of an estimator that is a quadratic of one score; whether accuracy rises with it. The
+# score has the same name, spelt with underscores.
+QUADRATICS: dict[str, bool] = {
+    "weighted-flips": False,
+    "flips": False,
+    "weighted-flips-batch": False,
+    "flips-batch": False,
+    "weighted-zero-step": False,
+    "zero-step": False,
+    "soft-agreement": True,
+    "average-confidence": True,
+    "difference-of-confidences": True,
+    "atc-confidence": True,
+    "atc-entropy": True,
+    "cot": True,
+    "cott": True,
+    "certainty": True,
+    "dispersion": True,
+    "nuclear-norm": True,
+    "mano": True,
+    "mde": True,
 }
-NAMES = (*PLANES, *QUADRATICS)
+NAMES = (*STACKS, *QUADRATICS)
+UNKNOWN = (
+    f"unknown estimator {{!r}}: use {', '.join(STACKS)}, or one of {', '.join(QUADRATICS)}, which "
+    f"may have {TEMPERED} behind them"
+)
+"""What to say of a name that none has."""
+
+
+def known(name: str) -> bool:
+    """Tell whether an estimator has this name."""
+    return name in STACKS or name.removesuffix(TEMPERED) in QUADRATICS

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgewf.errors import EdgewfError
-from edgewf.estimators import NAMES, PLANES, QUADRATICS
-from edgewf.estimators.linear import Linear
+from edgewf.estimators import QUADRATICS, STACKS, TEMPERED, UNKNOWN, known
 from edgewf.estimators.quadratic import Quadratic
+from edgewf.estimators.stack import Stack
 
 Scores = Mapping[str, float]
 
@@ -28,7 +28,7 @@ class Fitted:
 
     name: str
     scores: tuple[str, ...]
-    curve: Linear | Quadratic
+    curve: Stack | Quadratic
 
     def __str__(self) -> str:
         """Return the formula."""
@@ -67,7 +67,7 @@ def fit(
     """Fit an estimator.
 
     Args:
-        name: one of `NAMES`.
+        name: see `edgewf.estimators.known`.
         scores: of each calibration window.
         accuracy: of each, in percent.
         shifts: the kind of shift of each.
@@ -75,12 +75,11 @@ def fit(
     Raises:
         EdgewfError: an unknown name, or points that fix no curve.
     """
-    if name in PLANES:
-        chosen = PLANES[name]
-        x = [[point[score] for score in chosen] for point in scores]
-        return Fitted(name, chosen, Linear.fit(x, accuracy, shifts))
-    if name not in QUADRATICS:
-        raise EdgewfError(f"unknown estimator {name!r}: use one of {', '.join(NAMES)}")
-    score, rising = QUADRATICS[name]
-    curve = Quadratic.fit([point[score] for point in scores], accuracy, rising=rising)
-    return Fitted(name, (score,), curve)
+    if not known(name):
+        raise EdgewfError(UNKNOWN.format(name))
+    chosen = STACKS.get(name, (name.replace("-", "_"),))
+    x = [[point[score] for score in chosen] for point in scores]
+    if name in STACKS:
+        return Fitted(name, chosen, Stack.fit(x, accuracy, shifts))
+    rising = QUADRATICS[name.removesuffix(TEMPERED)]
+    return Fitted(name, chosen, Quadratic.fit(np.ravel(x), accuracy, rising=rising))

@@ -38,6 +38,27 @@ class Score(Protocol):
 
 
 @dataclass(frozen=True)
+class OfRecord:
+    """A score of what a burst read back, with nothing to know of clean images.
+
+    Attributes:
+        name: see `Score`.
+        function: from the record to the score.
+    """
+
+    name: str
+    function: Callable[[BurstRecord], float]
+
+    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
+        """Return nothing: the window speaks for itself."""
+        return {}
+
+    def __call__(self, record: BurstRecord, reference: Reference) -> float:
+        """Return the score."""
+        return self.function(record)
+
+
+@dataclass(frozen=True)
 class OfLogits:
     """A score of the deployed network's logits alone.
 

@@ -1,17 +1,33 @@
-"""Every score of predictions, by its key among the scores of a window."""
+"""Every score of a window, by its key, and what they must know of clean images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgewf.engines import BurstRecord
 from edgewf.estimators.atc import AverageThresholdedConfidence
 from edgewf.estimators.cot import ConfidenceOptimalTransport, ThresholdedOptimalTransport
 from edgewf.estimators.difference_of_confidences import DifferenceOfConfidences, average_confidence
 from edgewf.estimators.mano import mano
 from edgewf.estimators.mde import mde
 from edgewf.estimators.rows import confidence, negative_entropy
-from edgewf.estimators.score import OfLogits, Score
-from edgewf.estimators.scores import certainty, dispersion, nuclear_norm
+from edgewf.estimators.score import Labels, OfLogits, OfRecord, Score
+from edgewf.estimators.scores import certainty, dispersion, nuclear_norm, soft_agreement
+from edgewf.estimators.temperature import fit_temperature, scaled
+from edgewf.flips import count_flips
+
+_TEMPERED = "_tempered"
 
 _ALL: tuple[Score, ...] = (
+    OfRecord("weighted_flips", lambda r: count_flips(r.deployed, r.after.label).weighted),
+    OfRecord("flips", lambda r: count_flips(r.deployed, r.after.label).count),
+    OfRecord("weighted_flips_batch", lambda r: count_flips(r.before, r.after.label).weighted),
+    OfRecord("flips_batch", lambda r: count_flips(r.before, r.after.label).count),
+    OfRecord("weighted_zero_step", lambda r: count_flips(r.deployed, r.before.label).weighted),
+    OfRecord("zero_step", lambda r: count_flips(r.deployed, r.before.label).count),
+    OfRecord("soft_agreement", lambda r: soft_agreement(r.deployed.logits, r.after.logits)),
     OfLogits("average_confidence", average_confidence),
     DifferenceOfConfidences(),
     AverageThresholdedConfidence("atc_confidence", confidence),
@@ -25,3 +41,59 @@ _ALL: tuple[Score, ...] = (
     OfLogits("mde", mde),
 )
 SCORES: dict[str, Score] = {score.name: score for score in _ALL}
+KEYS = (*SCORES, *(f"{name}{_TEMPERED}" for name in SCORES))
+"""Every score, then every score of logits at the temperature that suits clean images."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What scores know of clean images with labels.
+
+    Attributes:
+        temperature: that suits them, see `fit_temperature`.
+        scores: what each score's `reference` returned, by its key; scores that need nothing are
+            left out.
+    """
+
+    temperature: float
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, clean: BurstRecord, labels: Labels) -> References:
+        """Look at N clean images with labels, int64 [N]."""
+        temperature = fit_temperature(clean.deployed.logits, labels)
+        records = {"": clean, _TEMPERED: scaled(clean, temperature)}
+        found = {
+            name + suffix: score.reference(record, labels)
+            for suffix, record in records.items()
+            for name, score in SCORES.items()
+        }
+        return cls(temperature, {key: reference for key, reference in found.items() if reference})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a calibration keeps."""
+        return asdict(self)
+
+
+def evaluate(
+    keys: Iterable[str], record: BurstRecord, references: References | None
+) -> dict[str, float]:
+    """Return scores of a window by key.
+
+    Args:
+        keys: some of `KEYS`.
+        record: what a burst read back.
+        references: may be None if no key needs any.
+    """
+    known = {} if references is None else references.scores
+    tempered: BurstRecord | None = None
+    found = {}
+    for key in keys:
+        name = key.removesuffix(_TEMPERED)
+        seen = record
+        if name != key:
+            assert references is not None
+            tempered = tempered or scaled(record, references.temperature)
+            seen = tempered
+        found[key] = SCORES[name](seen, known.get(key, {}))
+    return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from edgewf.engines import BurstRecord, Float32, Predictions
 from edgewf.estimators.rows import blocks, confidence
-from edgewf.estimators.score import Labels, Reference, Score
+from edgewf.estimators.score import Labels
 from edgewf.kernels.reference import softmax_entropy
 
 _LIMIT = 100.0  # temperatures lie between its inverse and this
@@ -73,25 +72,3 @@ def scaled(record: BurstRecord, temperature: float) -> BurstRecord:
         before=scale(record.before),
         after=scale(record.after),
     )
-
-
-@dataclass(frozen=True)
-class Tempered:
-    """Another score, of logits at the temperature that suits clean images."""
-
-    score: Score
-
-    @property
-    def name(self) -> str:
-        """The other score's, with a suffix."""
-        return f"{self.score.name}_tempered"
-
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
-        """Return the temperature, and the other score's reference at it."""
-        temperature = fit_temperature(clean.deployed.logits, labels)
-        of_score = self.score.reference(scaled(clean, temperature), labels)
-        return {"temperature": temperature, "reference": of_score}
-
-    def __call__(self, record: BurstRecord, reference: Reference) -> float:
-        """Return the other score at the temperature."""
-        return self.score(scaled(record, reference["temperature"]), reference["reference"])
