@@ -1,62 +1,128 @@
-"""How far estimates are off under corruptions that the calibration never saw.
+"""How far estimates are off on images and shifts that the calibration never saw.
 
     python -m benchmarks.accuracy.held_out --bundle BUNDLE --data DIR
 
 Splits the labelled images of DIR by file. On windows of the first half every estimator is fitted
-to clean + 4 corruptions x 5 severities (what `edgewf calibrate` does); a window of the second half
-is estimated under the 15 corruptions of ImageNet-C x 5 severities. Finished bursts are kept below
---output, so an interrupted run goes on.
+to clean + 4 corruptions x 5 severities (what `edgewf calibrate` does). Windows of the second half
+are estimated under the 15 corruptions of ImageNet-C x 5 severities, under pairs of them, and while
+only few classes occur. Finished bursts are kept in build/accuracy, so an interrupted run goes on.
+`--window 128 --batch-size 64 --name held_out_128` judges small windows, calibrated as such.
 """
 
 from __future__ import annotations
 
+import csv
 import json
-from dataclasses import asdict
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
-from imagecorruptions import get_corruption_names
+from rich.progress import track
 
-from benchmarks.accuracy.cells import Cell, errors_of, halves, measure_cells
-from benchmarks.accuracy.figure import draw
+from benchmarks.accuracy.bank import Bank, Seen, points, references
+from benchmarks.accuracy.errors import judge
+from benchmarks.accuracy.figure import draw, scatter
+from benchmarks.accuracy.windows import (
+    CELLS,
+    CORRUPTIONS,
+    Source,
+    of_kind,
+    shifted,
+    stream,
+    windows,
+)
 from benchmarks.machine import describe_machine, machine_line
-from edgewf.bundle import Bundle
+from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import Point, fit_points
+from edgewf.engines import Engine
 from edgewf.engines.select import select_engine
-from edgewf.estimators import DEFAULT, NAMES
+from edgewf.estimators import DEFAULT, QUADRATICS, STACKS, TEMPERED
+from edgewf.estimators.fitted import Fitted
+from edgewf.estimators.table import References, evaluate
 from edgewf.report import burst_text
-from edgewf.shifts import SEVERITIES, calibration_shifts
 
-CORRUPTIONS = get_corruption_names("common")
-EVALUATION: list[Cell] = [(name, s) for name in CORRUPTIONS for s in SEVERITIES]
-CLEAN: Cell = ("clean", 0)
+KINDS = ("corruptions", "pairs", "few classes")
+NAMES = (*STACKS, *(name + suffix for suffix in ("", TEMPERED) for name in QUADRATICS))
+_TIMED = 5  # windows
 
 
-def rows(calibration: list[Point], evaluation: list[Point], frames: int) -> list[dict[str, object]]:
-    """Fit each estimator on `calibration` and judge it on `evaluation`; errors in points."""
-    cells = [(p.shift, p.severity) for p in evaluation]
-    raw = np.array([p.average_confidence - p.accuracy for p in evaluation])
-    result: list[dict[str, object]] = [
-        {"estimator": "average confidence, raw", **errors_of(raw, cells)}
+def stream_accuracy(
+    engine: Engine, source: Source, frames: int, batch: int, kept: Path
+) -> list[float] | None:
+    """Return the accuracy on all images of the judged half in every cell, percent.
+
+    None if there are fewer than twice as many as in a window, which would be half of them.
+    """
+    if len(source.labels) < 2 * frames:
+        return None
+    known: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
+    for cell in track(CELLS, "streams"):
+        name = f"{cell[0]} {cell[1]}"
+        if name in known:
+            continue
+        images = shifted(source.images(), cell, 0)
+        parts = [engine.infer(images[i : i + batch]) for i in range(0, len(images), batch)]
+        right = np.concatenate(parts).argmax(axis=1) == source.labels
+        known[name] = float(100 * right.mean())
+        write_text(kept, json.dumps(known))
+    return [known[f"{name} {severity}"] for name, severity in CELLS]
+
+
+def seconds_of(
+    names: Sequence[str], seen: Sequence[Seen], known: References, inference: float
+) -> dict[str, float]:
+    """Return what an estimate takes: the passes over the window that it needs, and its scores."""
+    passes = np.median([x.seconds for x in seen], axis=0)
+    found = {}
+    for name in names:
+        keys = STACKS.get(name, (name.replace("-", "_"),))
+        text = " ".join(keys)
+        if "flips" in text or "agreement" in text:
+            burst = float(passes.sum())
+        elif "zero_step" in text:
+            burst = float(passes[0])
+        else:
+            burst = inference
+        begin = time.perf_counter()
+        for x in seen[:_TIMED]:
+            evaluate(keys, x.record, known)
+        found[name] = burst + (time.perf_counter() - begin) / _TIMED
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
+    """Return the table of all estimators as Markdown."""
+    others = [kind for kind in kinds if kind != "corruptions"]
+    lines = [
+        "| estimator | MAE | bias | worst error | in cell | 90 % interval holds | "
+        + "".join(f"MAE, {kind} | " for kind in others)
+        + "seconds |",
+        "|---|---:|---:|---:|---|---:|" + "---:|" * len(others) + "---:|",
     ]
-    for name in NAMES:
-        estimator = fit_points(name, calibration)
-        scores = [asdict(p) for p in evaluation]
-        truth = [p.accuracy for p in evaluation]
-        errors = np.array([estimator(x) - y for x, y in zip(scores, truth, strict=True)])
-        intervals = [estimator.interval(x, frames) for x in scores]
-        held = [low <= y <= high for (low, high), y in zip(intervals, truth, strict=True)]
-        row = {"estimator": name, **errors_of(errors, cells)}
-        result.append({**row, "coverage": float(100 * np.mean(held)), "formula": str(estimator)})
-    return result
+    for row in rows:
+        main = row["corruptions"]
+        holds = f"{main['holds']:.0f} %"
+        if main["holds_stream"] is not None:
+            holds += f" / {main['holds_stream']:.0f} %"
+        lines.append(
+            f"| {row['estimator']} | {main['mae']:.2f} | {main['bias']:+.2f} "
+            f"| {main['worst']:+.1f} | {main['worst_cell']} | {holds} | "
+            + "".join(f"{row[kind]['mae']:.2f} | " for kind in others)
+            + f"{row['seconds']:.2f} |"
+        )
+    return lines
 
 
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--output", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
-@click.option("--windows", type=int, default=1, help="To calibrate on.")
+@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
+@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
+@click.option("--windows", "calibrations", type=int, default=1, help="To calibrate on.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), default=KINDS)
 @click.option("--engine", "engine_name", default="auto")
 @click.option("--steps", type=int)
 @click.option("--batch-size", type=int)
@@ -69,64 +135,98 @@ def main(
     bundle: Path,
     data: Path,
     output: Path,
+    work: Path,
     name: str,
-    windows: int,
+    calibrations: int,
+    kinds: tuple[str, ...],
     engine_name: str,
     **burst: object,
 ) -> None:
-    """Print the table and write it as Markdown, JSON and a picture."""
+    """Print the table and write it as Markdown, JSON, CSV and pictures."""
     loaded = Bundle.load(bundle)
     settings = loaded.manifest.burst.with_changes(**burst)
     engine = select_engine(engine_name, loaded, None).engine
-    first, second = halves(loaded, data, settings.window, windows)
-    folder = output / "accuracy"
-    stem = f"{name}_{loaded.manifest.model}_{data.name}"
-    calibration = [
-        point
-        for window, images in enumerate(first)
-        for point in measure_cells(
-            *(engine, settings, *images, calibration_shifts()),
-            folder / f"{stem}.calibration{window}.jsonl",
-            window,
+    frames, batch = settings.window, settings.batch_size
+    folder = work / f"{loaded.manifest.model}_{data.name}"
+    bank = Bank(folder, engine, settings)
+    chosen = windows(loaded, data, frames, calibrations)
+    calibration = bank.look(of_kind(chosen, "calibration"), "calibration")
+    known = references(calibration)
+    fitted_to = points(calibration, known)
+    seen = {kind: bank.look(of_kind(chosen, kind), kind) for kind in kinds}
+    judged = {kind: points(found, known) for kind, found in seen.items()}
+    clean = [p for p in judged["corruptions"] if p.severity == 0]
+    judged["corruptions"] = [p for p in judged["corruptions"] if p.severity > 0]
+    streams = stream_accuracy(engine, stream(loaded, data), frames, batch, folder / "streams.json")
+    images = chosen[-1].source.images()
+    begin = time.perf_counter()
+    for i in range(0, frames, batch):
+        engine.infer(images[i : i + batch])
+    took = seconds_of(NAMES, seen["corruptions"], known, time.perf_counter() - begin)
+    rows: list[dict[str, Any]] = []
+    for estimator_name in track(NAMES, "judging"):
+        estimator = fit_points(estimator_name, fitted_to)
+        row = {
+            kind: judge(estimator, found, frames, streams if kind == "corruptions" else None)
+            for kind, found in judged.items()
+        }
+        rows.append(
+            {"estimator": estimator_name, **row, "seconds": took[estimator_name]}
+            | {"formula": str(estimator)}
         )
-    ]
-    clean, *evaluation = measure_cells(
-        engine, settings, *second, [CLEAN, *EVALUATION], folder / f"{stem}.evaluation.jsonl", 0
+    estimator = fit_points(DEFAULT, fitted_to)
+    truth = [p.accuracy for p in judged["corruptions"]]
+    head = (
+        f"{loaded.manifest.model} on {data.name}: calibrated on {calibrations * frames} images "
+        f"({len(fitted_to)} points), judged on {frames} others under the {len(CORRUPTIONS)} "
+        f"corruptions of ImageNet-C x 5 severities (true accuracy {min(truth):.1f} to "
+        f"{max(truth):.1f} %)"
     )
-    estimator = fit_points(DEFAULT, calibration)
-    table = rows(calibration, evaluation, settings.window)
-    truth = [p.accuracy for p in evaluation]
+    if "pairs" in kinds:
+        head += f", {len(judged['pairs'])} pairs of them"
+    if "few classes" in kinds:
+        head += f", {len(judged['few classes'])} windows of few classes"
+    holds = "The interval's share is of the windows' own accuracies"
+    if streams is not None:
+        holds += ", and of the accuracies on all images of their half"
     lines = [
-        f"{loaded.manifest.model} on {data.name}: calibrated on {windows * settings.window} images "
-        f"({len(calibration)} points), judged on {settings.window} others under the 15 corruptions "
-        f"of ImageNet-C x 5 severities (true accuracy {min(truth):.1f} to {max(truth):.1f} %). "
-        f"Burst: {burst_text(settings)}; engine {engine.name}.",
+        f"{head}. Burst: {burst_text(settings)}; engine {engine.name}.",
         "",
-        "| estimator | MAE | bias | worst error | in cell | 90 % interval holds |",
-        "|---|---:|---:|---:|---|---:|",
-        *(
-            f"| {r['estimator']} | {r['mae']:.2f} | {r['bias']:+.2f} | {r['worst']:+.1f} "
-            f"| {r['worst_cell']} | " + (f"{r['coverage']:.0f} % |" if "coverage" in r else "|")
-            for r in table
-        ),
+        *table(rows, kinds),
         "",
-        f"Points of accuracy. {DEFAULT}: {estimator}. {machine_line()}.",
+        f"Points of accuracy. {holds}. Seconds: of an estimate, with the passes over the window "
+        f"that it needs. {DEFAULT}: {estimator}. Temperature {known.temperature:.2f}. "
+        f"`python -m benchmarks.accuracy.held_out`; {machine_line()}.",
     ]
-    (folder / f"{stem}.md").write_text("\n".join(lines) + "\n")
-    draw([clean, *evaluation], estimator, settings.window, folder / f"{stem}.png")
-    (folder / f"{stem}.json").write_text(
-        json.dumps(
-            {
-                "machine": describe_machine(),
-                "settings": settings.to_json(),
-                "table": table,
-                "evaluation": [asdict(p) for p in evaluation],
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    output.mkdir(parents=True, exist_ok=True)
+    stem = output / f"{name}_{loaded.manifest.model}_{data.name}"
+    write_text(stem.with_suffix(".md"), "\n".join(lines) + "\n")
+    draw([*clean, *judged["corruptions"]], estimator, frames, stem.with_suffix(".png"))
+    scatter(judged, estimator, stem.with_name(f"{stem.name}_scatter.png"))
+    record = {
+        "machine": describe_machine(),
+        "settings": settings.to_json(),
+        "temperature": known.temperature,
+        "table": rows,
+    }
+    write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    _write_cells(judged, estimator, frames, stem.with_suffix(".csv"))
     click.echo("\n".join(lines))
+
+
+def _write_cells(
+    judged: dict[str, list[Point]], estimator: Fitted, frames: int, path: Path
+) -> None:
+    """Write every judged window with its estimate and scores."""
+    with path.open("w", newline="") as file:
+        keys = list(next(iter(judged.values()))[0].scores)
+        writer = csv.writer(file)
+        writer.writerow(["kind", "shift", "severity", "truth", "estimate", "low", "high", *keys])
+        for kind, found in judged.items():
+            for p in found:
+                interval = estimator.interval(p.scores, frames)
+                values = [p.accuracy, estimator(p.scores), *interval, *p.scores.values()]
+                writer.writerow([kind, p.shift, p.severity, *(f"{x:.5g}" for x in values)])
 
 
 if __name__ == "__main__":

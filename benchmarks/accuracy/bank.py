@@ -1,0 +1,115 @@
+"""What bursts read back of windows, each finished one kept on disk, so that runs resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from benchmarks.accuracy.windows import Window
+from edgewf.burst import run_burst
+from edgewf.calibrate import joined, measure
+from edgewf.calibration import Point
+from edgewf.engines import BurstRecord, Engine, Float32, Predictions
+from edgewf.estimators.rows import confidence
+from edgewf.estimators.table import References
+from edgewf.kernels.reference import labels as top_labels
+from edgewf.settings import BurstSettings
+
+_TABLES = ("deployed", "before", "after")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A burst on a window, and the truth.
+
+    Attributes:
+        window: what it looked at.
+        record: what was read back; without the steps' traces.
+        seconds: that the labels before, the steps, and the labels after took.
+    """
+
+    window: Window
+    record: BurstRecord
+    seconds: tuple[float, float, float]
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the window that the deployed network classifies correctly."""
+        return float(100 * (self.record.deployed.label == self.window.labels).mean())
+
+
+class Bank:
+    """Runs bursts, and keeps their logits below a folder.
+
+    Args:
+        folder: for all banks of a model and a data set.
+        engine: the model.
+        settings: of the bursts; each has a folder of its own.
+    """
+
+    def __init__(self, folder: Path, engine: Engine, settings: BurstSettings) -> None:
+        text = json.dumps(settings.to_json(), sort_keys=True)
+        self._folder = folder / hashlib.sha256(text.encode()).hexdigest()[:12]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "settings.json").write_text(text)
+        self._engine = engine
+        self.settings = settings
+
+    def look(self, windows: Iterable[Window], doing: str) -> list[Seen]:
+        """Run a burst on every window that has none yet; return all in order."""
+        return [self._one(window) for window in track(list(windows), doing)]
+
+    def _one(self, window: Window) -> Seen:
+        kept = self._folder / f"{window.name}.npz"
+        if not kept.exists():
+            marks = [time.perf_counter()]
+            parts = self.settings.window // self.settings.batch_size
+            ends = {parts, parts + self.settings.steps, 2 * parts + self.settings.steps}
+
+            def tick(done: int, calls: int) -> None:
+                marks.extend([time.perf_counter()] * (done in ends))
+
+            images = window.images()
+            marks[0] = time.perf_counter()
+            record = run_burst(self._engine, images, self.settings, tick).record
+            if self.settings.steps == 0:
+                marks.insert(1, marks[1])
+            tables = {name: getattr(record, name).logits for name in _TABLES}
+            part = kept.with_suffix(".part.npz")
+            np.savez(part, labels=window.labels, seconds=np.diff(marks), **tables)
+            os.replace(part, kept)
+        with np.load(kept) as found:
+            if not np.array_equal(found["labels"], window.labels):
+                raise SystemExit(f"{kept} is of other images: delete {self._folder}")
+            tables = {name: found[name] for name in _TABLES}
+            before, steps, after = found["seconds"].tolist()
+        predictions = [_predictions(tables[name]) for name in _TABLES]
+        return Seen(window, BurstRecord(*predictions, (), 0.0), (before, steps, after))
+
+
+def _predictions(logits: Float32) -> Predictions:
+    return Predictions(top_labels(logits), confidence(logits), logits)
+
+
+def references(calibration: list[Seen]) -> References:
+    """Return what scores know of the clean ones among calibration windows."""
+    clean = [seen for seen in calibration if seen.window.cell[1] == 0]
+    labels: NDArray[np.int64] = np.concatenate([seen.window.labels for seen in clean])
+    return References.of(joined([seen.record for seen in clean]), labels)
+
+
+def points(found: Iterable[Seen], known: References) -> list[Point]:
+    """Summarise windows as a calibration does."""
+    return [
+        measure(seen.window.cell, seen.window.number, seen.record, seen.window.labels, known)
+        for seen in found
+    ]
