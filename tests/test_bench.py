@@ -295,6 +295,23 @@ def test_bad_input_is_one_line(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"format": "edgewf bench"}, "result format None, and this edgewf reads 1: measure again"),
+        ({"format": "edgewf bench", "format_version": 1, "cases": 5}, "no list of cases"),
+    ],
+)
+def test_a_damaged_result_is_named(
+    tmp_path: Path, content: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(content))
+    done = call("--compare", file, file)
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert re.fullmatch(rf"edgewf: {re.escape(str(file))}: .*{message}.*\n", done.stderr)
+
+
 def test_an_energy_budget_needs_a_sensor(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgewf.bench.budget.power_sources", lambda **_: [])
     done = call(bundle.folder, "--budget", "5J")

@@ -94,11 +94,14 @@ def read_result(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise EdgewfError(f"{path}: not a result of `edgewf bench --json`")
-    if record["format_version"] != FORMAT_VERSION:
+    found = record.get("format_version")
+    if found != FORMAT_VERSION:
         raise EdgewfError(
-            f"{path}: result format {record['format_version']}, and this edgewf reads "
-            f"{FORMAT_VERSION}: measure again with this version"
+            f"{path}: result format {found}, and this edgewf reads {FORMAT_VERSION}: measure again "
+            "with this version"
         )
+    if not isinstance(record.get("cases"), list):
+        raise EdgewfError(f"{path}: damaged, it has no list of cases: measure again")
     return record
 
 
