@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,6 +80,8 @@ class Monitor:
             because the application has predictions of its own to `offer`.
         listeners: told of estimates and health, in this order.
         source: name of the frames' origin in the estimates.
+        source_health: asks the source how it is doing; None, or one that answers None, leaves
+            that to be judged by the frames that come.
         duty_cycle: share of the time that bursts may take, above 0 and up to 1.
         every: seconds from the start of one burst to that of the next, at least. A drift of the
             confidence starts one earlier.
@@ -106,6 +108,7 @@ class Monitor:
         inference: bool = True,
         listeners: Sequence[Listener] = (),
         source: str = "application",
+        source_health: Callable[[], SourceHealth | None] = lambda: None,
         duty_cycle: float = DUTY_CYCLE,
         every: float = 0.0,
         max_temperature: float | None = None,
@@ -114,6 +117,7 @@ class Monitor:
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self._names = [label.name for label in self._bundle.labels]
         self._source = source
+        self._ask_source = source_health
         calibration = Calibration.of(self._bundle)
         if settings is None:
             settings = self._bundle.manifest.burst if calibration is None else calibration.settings
@@ -336,7 +340,10 @@ class Monitor:
         self._announcer.estimate(estimate)
 
     def _source_health(self) -> SourceHealth:
-        """Judge the source by the frames that come."""
+        """Ask the source, or judge it by the frames that come."""
+        answer = self._ask_source()
+        if answer is not None:
+            return answer
         silence = None if self._last_frame is None else time.time() - self._last_frame
         here = self._waiting or (silence is not None and silence < STALLED_S)
         state = "live" if here else "starting" if silence is None else "stalled"

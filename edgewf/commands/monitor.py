@@ -131,6 +131,7 @@ def monitor(
             inference=source.live,
             listeners=listeners,
             source=source.uri,
+            source_health=source.health,
             duty_cycle=duty_cycle,
             every=every,
             max_temperature=max_temperature,

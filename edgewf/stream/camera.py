@@ -1,7 +1,7 @@
 """Live sources: V4L2 devices, network streams and CSI cameras.
 
 Each reads in a child process, because a driver or a network can block a reader for ever. A child
-that stalls or ends is replaced, with growing pauses, until the patience is spent.
+that stalls or ends is replaced, with growing pauses.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,11 @@ import numpy as np
 from edgewf.errors import EdgewfError
 from edgewf.preprocessing import Image
 from edgewf.stream.frame import Frame, Source
+from edgewf.stream.health import SourceHealth
+from edgewf.stream.picture import PictureWatch
 from edgewf.stream.process import FrameProcess
+
+_MOST_DOUBLINGS = 16
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,10 @@ class Patience:
     Attributes:
         first: from the start of a child to its first frame (RTSP may wait for a key frame).
         stall: between two frames.
-        restarts: tries after the first, in a row.
+        restarts: tries after the first, of a camera that has never sent a frame. One that has
+            is tried for ever.
         backoff: pause before the first restart, doubled for each one after it.
+        longest: pause between two restarts.
         steady: a child that sent frames for this long wipes out the failures before it.
     """
 
@@ -43,11 +50,14 @@ class Patience:
     stall: float = 5.0
     restarts: int = 4
     backoff: float = 0.5
+    longest: float = 30.0
     steady: float = 30.0
 
 
 class CameraSource(Source):
     """The newest frame whenever one is asked for; frames that nobody took in time are dropped.
+
+    A camera that goes away is opened again and again until it is back, however long that takes.
 
     Args:
         uri: for display, without passwords.
@@ -56,7 +66,7 @@ class CameraSource(Source):
         secret: text that must not show in messages.
 
     Raises:
-        EdgewfError: while frames are taken, when the restarts are spent.
+        EdgewfError: while frames are taken, when the first one has not come after all restarts.
     """
 
     def __init__(
@@ -77,6 +87,11 @@ class CameraSource(Source):
         self._patience = patience or Patience()
         self._process: FrameProcess | None = None
         self._closed = threading.Event()
+        self._picture = PictureWatch()
+        self._ended = _Counts()  # of children that have ended
+        self._counting = threading.Lock()
+        self._down = False
+        self._message = ""
 
     def __iter__(self) -> Iterator[Frame]:
         patience = self._patience
@@ -92,28 +107,88 @@ class CameraSource(Source):
                     image, last = taken
                     began = last if began is None else began
                     wait = patience.stall
+                    self._picture.update(image, last)
+                    self._down, self._message = False, ""
                     yield Frame(_rgb(image), index, last)
                     index += 1
                 reason = "" if process.ended else f"no frame for {wait:g} s"
             finally:
                 words = process.stop()
+                with self._counting:
+                    self._ended += _Counts.of(process)
+                    self._down = True
             steady = began is not None and last - began >= patience.steady
             failures = 1 if steady else failures + 1
-            if failures > patience.restarts and not self._closed.is_set():
-                raise EdgewfError(self._complaint(failures, reason, words))
-            self._closed.wait(patience.backoff * 2 ** (failures - 1))
+            self._message = self._reason(reason, words)
+            if index == 0 and failures > patience.restarts and not self._closed.is_set():
+                raise EdgewfError(self._complaint(failures))
+            doubled = patience.backoff * 2 ** min(failures - 1, _MOST_DOUBLINGS)
+            self._closed.wait(min(doubled, patience.longest))
+
+    def health(self) -> SourceHealth:
+        with self._counting:
+            process, down, counts = self._process, self._down, self._ended
+            reconnects = counts.children
+            # A child that is being replaced is in the counts already.
+            if process is not None and not down:
+                counts += _Counts.of(process)
+        silence = None if counts.last_frame is None else time.time() - counts.last_frame
+        if self._closed.is_set():
+            state = "ended"
+        elif down:
+            state = "reconnecting"
+        elif silence is None:
+            state = "starting"
+        else:
+            state = "live" if silence < self._patience.stall / 2 else "stalled"
+        return SourceHealth(
+            state=state,
+            frames=counts.frames,
+            dropped=counts.dropped,
+            decode_errors=counts.decode_errors,
+            reconnects=reconnects,
+            frozen=self._picture.frozen,
+            black=self._picture.black,
+            last_frame=counts.last_frame,
+            message=self._message.partition("\n")[0],
+        )
 
     def close(self) -> None:
         self._closed.set()
         if self._process is not None:
             self._process.stop()
 
-    def _complaint(self, failures: int, reason: str, words: str) -> str:
+    def _complaint(self, failures: int) -> str:
         times = "once" if failures == 1 else f"{failures} times in a row"
+        return f"{self.uri}: the camera failed {times}; {self._advice}. Last seen: {self._message}"
+
+    def _reason(self, reason: str, words: str) -> str:
         detail = "\n".join(filter(None, [reason, words])) or "the capture process ended"
-        if self._secret:
-            detail = detail.replace(self._secret, "***")
-        return f"{self.uri}: the camera failed {times}; {self._advice}. Last seen: {detail}"
+        return detail.replace(self._secret, "***") if self._secret else detail
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What came from one child or several."""
+
+    children: int = 0
+    frames: int = 0
+    dropped: int = 0
+    decode_errors: int = 0
+    last_frame: float | None = None
+
+    @classmethod
+    def of(cls, process: FrameProcess) -> _Counts:
+        return cls(1, process.frames, process.dropped, process.decode_errors, process.last_frame)
+
+    def __add__(self, later: _Counts) -> _Counts:
+        return _Counts(
+            self.children + later.children,
+            self.frames + later.frames,
+            self.dropped + later.dropped,
+            self.decode_errors + later.decode_errors,
+            self.last_frame if later.last_frame is None else later.last_frame,
+        )
 
 
 def v4l2_camera(

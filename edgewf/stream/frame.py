@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from edgewf.preprocessing import Image
+from edgewf.stream.health import SourceHealth
 
 _Self = TypeVar("_Self", bound="Source")  # typing.Self is younger than Python 3.10
 
@@ -46,6 +47,13 @@ class Source(Protocol):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
+
+    def health(self) -> SourceHealth | None:
+        """Return how the source is doing; None if whoever takes the frames knows as much.
+
+        May be called from any thread, also while another waits for a frame.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -18,6 +19,8 @@ from edgewf.preprocessing import Image
 from edgewf.stream.capture import HEADER
 
 _LAST_WORDS = 20  # lines of the child's output kept for the error message
+# FFmpeg's libraries begin a line with the part that complains.
+_DECODER = re.compile(rb"\[(h26[34]|hevc|mjpeg|mpeg4|av1|libdav1d|vp[89]) @ ")
 _GRACE_S = 2.0  # between the request to end and the kill
 
 
@@ -31,6 +34,11 @@ class FrameProcess:
         first_line: written to the child's stdin, which then stays open until the child shall end.
         shape: (height, width, channels) of frames without a header; None where each frame
             brings the header of `edgewf.stream.capture`.
+
+    Attributes:
+        frames: that came so far. dropped: of those, replaced by a newer one before they were taken.
+        decode_errors: complaints of video decoders among what the child printed.
+        last_frame: when the newest came, seconds since the epoch; None before the first.
 
     Raises:
         OSError: the program cannot be started.
@@ -48,6 +56,8 @@ class FrameProcess:
         self._newest: tuple[Image, float] | None = None
         self._ended = False
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self.frames = self.dropped = self.decode_errors = 0
+        self.last_frame: float | None = None
         reading, writing = os.pipe()
         try:
             self._child = subprocess.Popen(
@@ -115,7 +125,10 @@ class FrameProcess:
         with open(reading, "rb") as pipe:
             while (image := self._read_frame(pipe)) is not None:
                 with self._changed:
-                    self._newest = image, time.time()
+                    self.frames += 1
+                    self.dropped += self._newest is not None
+                    self.last_frame = time.time()
+                    self._newest = image, self.last_frame
                     self._changed.notify_all()
         with self._changed:
             self._ended = True
@@ -136,4 +149,5 @@ class FrameProcess:
         assert self._child.stdout is not None
         with self._child.stdout as lines:
             for line in lines:
+                self.decode_errors += _DECODER.match(line) is not None
                 self._words.append(line.decode(errors="replace").rstrip())
