@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.latency import report
+from benchmarks.latency.profile import ENGINES, KINDS, kind_of, profile
 from benchmarks.latency.protocol import Process, RowError, processes
 from benchmarks.latency.records import Records
+from benchmarks.latency.report import profiles
 from benchmarks.latency.roofline import Cost, Machine, step_cost
 from benchmarks.latency.rows import EAGER
 from benchmarks.latency.scaling import relative
@@ -142,3 +144,31 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     found = [(Setting("m", batch=n), {"rows": {"r": {"step": [n / 10]}}}) for n in (2, 4)]
     report.scaling_picture({"batch": found, "side": []}, tmp_path / "scaling.png")
     assert all((tmp_path / f"{x}.png").stat().st_size > 5000 for x in ("latency", "scaling"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_profile_accounts_for_the_step(bundle: Bundle, engine: str) -> None:
+    found = profile(bundle, engine, 8, 1)
+    assert list(found.kinds) == list(KINDS)
+    assert min(found.kinds["convolutions"], found.kinds["elementwise"]) > 0
+    assert 0 < sum(found.kinds.values()) < 1.5 * found.seconds
+    assert sum(found.operators.values()) <= sum(found.kinds.values()) + 1e-9
+    text = profiles({("tiny", engine): found})
+    assert f"| tiny | {engine} |" in text
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("Conv", "convolutions"),
+        ("GroupConvolutionBackpropData", "convolutions"),
+        ("ReduceMean", "reductions"),
+        ("GlobalAveragePool", "reductions"),
+        ("Subgraph", "elementwise"),
+        ("HardSigmoid", "elementwise"),
+        ("ReorderOutput", "layouts and copies"),
+        ("Identity", "others"),
+    ],
+)
+def test_operators_are_sorted(operator: str, kind: str) -> None:
+    assert kind_of(operator) == kind

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks.latency import report, roofline, scaling, startup
+from benchmarks.latency import profile, report, roofline, scaling, startup
 from benchmarks.latency.records import Records
 from benchmarks.latency.rows import EAGER, EDGEWF
 from benchmarks.latency.side_by_side import (
@@ -31,7 +31,7 @@ from benchmarks.latency.side_by_side import (
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bench.noise import CpuTime
 
-_STUDIES = ("side-by-side", "scaling", "startup")
+_STUDIES = ("side-by-side", "profile", "scaling", "startup")
 _STARTED = "efficientnet_lite0"  # the network of the start-up and of the scaling
 
 
@@ -103,6 +103,8 @@ def main(
         parts = [_head(repeats, threads)]
         if "side-by-side" in only:
             parts.append(_side_by_side(run, models, batch, threads, output))
+        if "profile" in only:
+            parts.append(_profile(run, batch, threads))
         if "scaling" in only:
             parts.append(_scaling(run, threads, output))
         if "startup" in only:
@@ -153,6 +155,23 @@ def _side_by_side(
         "efficientnet_lite0). Limit: see below. Peak memory: of the row's process.\n\n"
         f"### Targets\n\n{report.targets(results)}\n\n"
         f"### The limit of this machine\n\n{report.roofs(costs, machine, batch)}"
+    )
+
+
+def _profile(run: _Run, batch: int, threads: int) -> str:
+    found = {}
+    for model in report.TARGETS:
+        bundle = exported_bundle(Setting(model), run.folder)
+        for engine in profile.ENGINES:
+            name = json.dumps(["profile", model, engine, batch, threads])
+            if run.records.get(name) is None:
+                run.say(f"profile: {model}, {engine}")
+                measured = profile.profile(bundle, engine, batch, threads)
+                run.records.add(name, asdict(measured))
+            found[model, engine] = profile.Profile(**run.records.get(name))
+    return (
+        "## What the time goes to\n\nShares of a step as the runtime's own profiler sees them, "
+        f"batch {batch}.\n\n{report.profiles(found)}"
     )
 
 

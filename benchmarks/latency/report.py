@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 
+from benchmarks.latency.profile import KINDS, Profile
 from benchmarks.latency.roofline import Cost, Machine
 from benchmarks.latency.rows import EAGER, EAGER_CHANNELS_LAST, EDGEWF
 from benchmarks.latency.scaling import OFF_THE_LINE, relative, work
@@ -123,6 +124,22 @@ def targets(results: Sequence[dict[str, Any]]) -> str:
 
 def _target(model: str, goal: str, found: float, least: float) -> str:
     return f"| {model} | {goal} | {found:.2f} | {'met' if found >= least else 'missed'} |"
+
+
+def profiles(found: Mapping[tuple[str, str], Profile]) -> str:
+    """Return shares of a step's time by kind of operator, and the operators that take most."""
+    lines = [
+        f"| model | engine | {' | '.join(KINDS)} | outside | most |",
+        "|---|---|" + "---:|" * (len(KINDS) + 1) + "---|",
+    ]
+    for (model, engine), p in found.items():
+        whole = sum(p.kinds.values()) + p.numpy
+        shares = [f"{100 * x / whole:.0f} %" for x in (*p.kinds.values(), p.numpy)]
+        most = ", ".join(
+            f"{name} {100 * x / whole:.0f} %" for name, x in [*p.operators.items()][:5]
+        )
+        lines.append(f"| {model} | {engine} | {' | '.join(shares)} | {most} |")
+    return "\n".join(lines)
 
 
 def scaling(results: Mapping[str, Sequence[tuple[Setting, dict[str, Any]]]]) -> str:
