@@ -1,0 +1,130 @@
+"""An estimator fitted on one network, used on another.
+
+    python -m benchmarks.accuracy.transfer --data DIR BUNDLE BUNDLE...
+
+The windows are those of `benchmarks.accuracy.held_out`, whose finished bursts are taken if they
+are there. What scores know of clean images (thresholds, the temperature) is of the first network
+too: nobody has labels for the other.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.accuracy.bank import Bank, Seen, points, references
+from benchmarks.accuracy.errors import judge
+from benchmarks.accuracy.windows import of_kind, windows
+from benchmarks.machine import describe_machine, machine_line
+from edgewf.bundle import Bundle, write_text
+from edgewf.calibration import fit_points
+from edgewf.engines.select import select_engine
+from edgewf.estimators import DEFAULT
+from edgewf.report import burst_text
+
+NAMES = (
+    DEFAULT,
+    "weighted-flips",
+    "nuclear-norm",
+    "nuclear-norm-tempered",
+    "cot",
+    "atc-confidence",
+)
+
+
+def transferred(
+    seen: dict[str, tuple[list[Seen], list[Seen]]], name: str, frames: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return how far estimates are off: by the network fitted on, then by the one judged on.
+
+    Args:
+        seen: calibration windows and windows to judge on, by network.
+        name: of the estimator.
+        frames: in each window.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for source, (calibration, _) in seen.items():
+        known = references(calibration)
+        estimator = fit_points(name, points(calibration, known))
+        found[source] = {
+            target: judge(estimator, points(judged, known), frames)
+            for target, (_, judged) in seen.items()
+        }
+    return found
+
+
+def table(name: str, found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Return mean absolute errors as Markdown, a row for each network fitted on."""
+    lines = [
+        f"| {name}, fitted on | {' | '.join(found)} |",
+        "|---|" + "---:|" * len(found),
+    ]
+    lines += (
+        f"| {source} | " + " | ".join(f"{x['mae']:.2f}" for x in row.values()) + " |"
+        for source, row in found.items()
+    )
+    return lines
+
+
+def abroad(found: dict[str, dict[str, dict[str, Any]]]) -> float:
+    """Return the mean absolute error over all pairs of different networks."""
+    others = [x["mae"] for a, row in found.items() for b, x in row.items() if a != b]
+    return float(np.mean(others))
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True)
+@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
+@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
+@click.option("--windows", "calibrations", type=int, default=1, help="To calibrate on.")
+@click.option("--engine", "engine_name", default="auto")
+@click.option("--steps", type=int)
+@click.option("--batch-size", type=int)
+@click.option("--window", type=int)
+def main(
+    bundles: tuple[Path, ...],
+    data: Path,
+    output: Path,
+    work: Path,
+    calibrations: int,
+    engine_name: str,
+    **burst: object,
+) -> None:
+    """Print a table for each estimator and write them as Markdown and JSON."""
+    seen = {}
+    for path in bundles:
+        bundle = Bundle.load(path)
+        settings = bundle.manifest.burst.with_changes(**burst)
+        engine = select_engine(engine_name, bundle, None).engine
+        bank = Bank(work / f"{bundle.manifest.model}_{data.name}", engine, settings)
+        chosen = windows(bundle, data, settings.window, calibrations)
+        calibration, judged = (
+            bank.look(of_kind(chosen, kind), f"{bundle.manifest.model}, {kind}")
+            for kind in ("calibration", "corruptions")
+        )
+        seen[bundle.manifest.model] = calibration, [x for x in judged if x.window.cell[1] > 0]
+    results = {name: transferred(seen, name, settings.window) for name in NAMES}
+    lines = [
+        f"# Fitted on one network, used on another: {data.name}",
+        "",
+        f"Mean absolute error in points over the 15 corruptions of ImageNet-C x 5 severities. "
+        f"Burst: {burst_text(settings)}. `python -m benchmarks.accuracy.transfer`; "
+        f"{machine_line()}.",
+    ]
+    for name, found in results.items():
+        lines += ["", *table(name, found), "", f"Between different networks: {abroad(found):.2f}."]
+    output.mkdir(parents=True, exist_ok=True)
+    stem = output / f"transfer_{data.name}"
+    write_text(stem.with_suffix(".md"), "\n".join(lines) + "\n")
+    record = {"machine": describe_machine(), "settings": settings.to_json(), "tables": results}
+    write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    click.echo("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
