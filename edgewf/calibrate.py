@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgewf.bundle import Bundle, write_text
 from edgewf.burst import run_burst
 from edgewf.calibration import Calibration, Point
-from edgewf.engines import BurstRecord, Engine, Images, Predictions
+from edgewf.engines import BurstRecord, Engine, Images
 from edgewf.errors import EdgewfError
 from edgewf.estimators.table import KEYS, References, evaluate
 from edgewf.images import read_image
@@ -77,18 +77,6 @@ def measure(
     )
 
 
-def joined(records: Sequence[BurstRecord]) -> BurstRecord:
-    """Return the predictions of several windows as those of one; of bursts, nothing else."""
-
-    def join(which: str) -> Predictions:
-        parts = [getattr(record, which) for record in records]
-        return Predictions(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Predictions))
-        )
-
-    return BurstRecord(join("deployed"), join("before"), join("after"), (), 0.0)
-
-
 def calibrate(
     bundle: Bundle,
     engine: Engine,
@@ -136,9 +124,7 @@ def calibrate(
         for window in windows:
             images, labels = load_window(bundle, window)
             seen.append((run_burst(engine, images, settings).record, labels))
-        references = References.of(
-            joined([record for record, _ in seen]), np.concatenate([labels for _, labels in seen])
-        )
+        references = References.of(seen)
         partial.begin(references)
         for w, (record, labels) in enumerate(seen):
             keep(measure(clean, w, record, labels, references))

@@ -13,11 +13,9 @@ from edgewf.estimate import Estimate
 from edgewf.estimators import DEFAULT
 from edgewf.estimators.fitted import Scores
 from edgewf.estimators.table import evaluate
+from edgewf.flags import window_flags
 from edgewf.settings import BurstSettings
-
-# Below these a burst saw too little to be believed.
-_LEAST_SELECTED = 0.05
-_LEAST_SPREAD = 0.25
+from edgewf.stream.similarity import duplicated_share
 
 # Scores that every estimate shows.
 _REPORTED = {"weighted_flips", "flips", "average_confidence"}
@@ -90,7 +88,7 @@ class Estimator:
             frames=len(images),
             steps=len(burst.record.steps),
             average_confidence=scores["average_confidence"],
-            flags=self._flags(burst, scores),
+            flags=self._flags(burst, scores, duplicated_share(images)),
             estimator=None if self.fitted is None else self.fitted.name,
             scores={} if self.fitted is None else {k: scores[k] for k in self.fitted.scores},
             model=self.manifest.model,
@@ -100,25 +98,12 @@ class Estimator:
             true_accuracy=truth,
         )
 
-    def _flags(self, burst: Burst, scores: Scores) -> tuple[str, ...]:
+    def _flags(self, burst: Burst, scores: Scores, duplicated: float) -> tuple[str, ...]:
         flags: list[str] = []
         if self.fitted is None:
             flags.append("no_calibration")
         elif not self.fitted.covers(scores):
             flags.append("extrapolating")
-        if burst.record.steps and burst.selected_share < _LEAST_SELECTED:
-            flags.append("nothing_selected")
-        labels = burst.record.deployed.label
-        # A window of N frames shows a balanced stream of many classes about N/4 of them well. One
-        # class is too few in any window.
-        expected = min(self.manifest.classes, len(labels) / 4)
-        if effective_classes(labels) <= max(1.0, _LEAST_SPREAD * expected):
-            flags.append("uniform_window")
-        return tuple(flags)
-
-
-def effective_classes(labels: NDArray[np.int64]) -> float:
-    """Return exp(entropy) of the label frequencies: how many classes share the window evenly."""
-    _, counts = np.unique(labels, return_counts=True)
-    p = counts / counts.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
+        spread = None if self._references is None else self._references.spread
+        found = window_flags(burst.record, burst.selected_share, duplicated, spread)
+        return (*flags, *found)

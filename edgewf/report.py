@@ -26,6 +26,7 @@ from edgewf.calibration import Calibration, Point
 from edgewf.engines.tensorrt_builder import Batches, Verdict
 from edgewf.engines.tensorrt_plans import Target
 from edgewf.estimate import Estimate
+from edgewf.flags import REASONS
 from edgewf.settings import BurstSettings
 from edgewf.watch import WatchSummary
 
@@ -180,7 +181,8 @@ def estimate_report(estimate: Estimate, settings: BurstSettings, available: int)
     table.add_row("adapted on", f"{100 * estimate.selected_share:.0f} % of the samples")
     table.add_row("frames", f"{estimate.frames} of {available}")
     table.add_row("burst", burst_text(settings))
-    table.add_row("flags", ", ".join(estimate.flags) or "none")
+    flags = "\n".join(f"{flag}: {REASONS[flag]}" for flag in estimate.flags)
+    table.add_row("flags", flags or "none")
     return table
 
 

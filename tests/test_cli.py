@@ -138,7 +138,7 @@ def test_estimate_prints_one_json_object_and_nothing_else(calibrated: str, data:
     low, high = record["interval"]
     assert 0 <= low < 50 < high <= 100
     assert (record["model"], record["source"]) == ("network", data)
-    assert record["flags"] == []
+    assert record["flags"] == ["small_window"]
 
 
 def test_the_engine_asked_for_runs_and_is_recorded(calibrated: str, data: str) -> None:
@@ -185,7 +185,7 @@ def test_estimate_for_a_person(calibrated: str, data: str) -> None:
         r"average confidence +\d+\.\d % +\(error [+-]\d+\.\d\)",
         r"frames +16 of 60",
         r"burst +tent, 2 steps of 8 on windows of 16",
-        r"flags +none",
+        r"flags +small_window: the window is so small",
     ):
         assert re.search(row, result.stderr), (row, result.stderr)
 
@@ -197,7 +197,7 @@ def test_estimate_without_a_calibration_says_what_is_missing(plain: Bundle, data
     assert list(record) == KEYS
     assert record["accuracy"] is None
     assert record["interval"] is None
-    assert record["flags"] == ["no_calibration"]
+    assert record["flags"] == ["no_calibration", "small_window"]
     assert f"edgewf calibrate {folder} --data DIR" in result.stderr
 
 

@@ -224,9 +224,8 @@ from edgewf.telemetry.display import Session
 display, records = open_display(Session("a model", "demo", None, 250)), JsonLines()
 display.frame(Status(seen=0, kept=0, dropped=0, filled=0))
 for accuracy in (70.0, 60.0):
-    scores = ("combined", 1, 1)
     estimate = Estimate(
-        accuracy, (50, 80), 30, 50, 1, 250, 10, 66, (), "m", 1.79e9, "s", "e", *scores
+        accuracy, (50, 80), 30, 50, 1, 250, 10, 66, (), "m", 1.79e9, "s", "e", "combined", {}
     )
     display.estimate(estimate)
     records.estimate(estimate)

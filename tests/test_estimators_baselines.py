@@ -301,7 +301,7 @@ def test_a_class_that_was_ruled_out_does_not_count_for_the_temperature() -> None
 
 def test_tempered_scores_are_those_of_tempered_logits() -> None:
     (clean, labels), (dark, _) = window(0), window(1, sure=1)
-    known = References.of(record(clean), labels)
+    known = References.of([(record(clean), labels)])
     assert References(**json.loads(json.dumps(known.to_json()))) == known
     assert known.temperature == fit_temperature(clean, labels)
     assert known.temperature != pytest.approx(1, abs=0.1)
@@ -402,7 +402,7 @@ def test_a_class_that_is_ruled_out_is_no_trouble() -> None:
         logits[:2] = [0, 200, 0, -np.inf, 0, 0, 0]  # probabilities of exactly 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = evaluate(KEYS, record(dark), References.of(record(clean), labels))
+        found = evaluate(KEYS, record(dark), References.of([(record(clean), labels)]))
     assert [key for key, value in found.items() if not math.isfinite(value)] == []
 
 

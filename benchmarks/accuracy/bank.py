@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.accuracy.windows import Window
 from edgewf.burst import run_burst
-from edgewf.calibrate import joined, measure
+from edgewf.calibrate import measure
 from edgewf.calibration import Point
 from edgewf.engines import BurstRecord, Engine, Float32, Predictions
 from edgewf.estimators.rows import confidence
@@ -103,8 +102,7 @@ def _predictions(logits: Float32) -> Predictions:
 def references(calibration: list[Seen]) -> References:
     """Return what scores know of the clean ones among calibration windows."""
     clean = [seen for seen in calibration if seen.window.cell[1] == 0]
-    labels: NDArray[np.int64] = np.concatenate([seen.window.labels for seen in clean])
-    return References.of(joined([seen.record for seen in clean]), labels)
+    return References.of([(seen.record, seen.window.labels) for seen in clean])
 
 
 def points(found: Iterable[Seen], known: References) -> list[Point]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from edgewf.engines import BurstRecord
+import numpy as np
+
+from edgewf.engines import BurstRecord, Predictions
 from edgewf.estimators.atc import AverageThresholdedConfidence
 from edgewf.estimators.cot import ConfidenceOptimalTransport, ThresholdedOptimalTransport
 from edgewf.estimators.difference_of_confidences import DifferenceOfConfidences, average_confidence
@@ -16,6 +18,7 @@ from edgewf.estimators.rows import confidence, negative_entropy
 from edgewf.estimators.score import Labels, OfLogits, OfRecord, Score
 from edgewf.estimators.scores import certainty, dispersion, nuclear_norm, soft_agreement
 from edgewf.estimators.temperature import fit_temperature, scaled
+from edgewf.flags import effective_classes
 from edgewf.flips import count_flips
 
 _TEMPERED = "_tempered"
@@ -51,16 +54,21 @@ class References:
 
     Attributes:
         temperature: that suits them, see `fit_temperature`.
+        spread: how many classes share the predictions on a window evenly, the mean over windows.
         scores: what each score's `reference` returned, by its key; scores that need nothing are
             left out.
     """
 
     temperature: float
+    spread: float
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, clean: BurstRecord, labels: Labels) -> References:
-        """Look at N clean images with labels, int64 [N]."""
+    def of(cls, windows: Sequence[tuple[BurstRecord, Labels]]) -> References:
+        """Look at clean windows with labels, int64 [N] each."""
+        clean = _joined([record for record, _ in windows])
+        labels = np.concatenate([labels for _, labels in windows])
+        spread = np.mean([effective_classes(record.deployed.label) for record, _ in windows])
         temperature = fit_temperature(clean.deployed.logits, labels)
         records = {"": clean, _TEMPERED: scaled(clean, temperature)}
         found = {
@@ -68,11 +76,24 @@ class References:
             for suffix, record in records.items()
             for name, score in SCORES.items()
         }
-        return cls(temperature, {key: reference for key, reference in found.items() if reference})
+        known = {key: reference for key, reference in found.items() if reference}
+        return cls(temperature, float(spread), known)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a calibration keeps."""
         return asdict(self)
+
+
+def _joined(records: Sequence[BurstRecord]) -> BurstRecord:
+    """Return the predictions of several windows as those of one; of bursts, nothing else."""
+
+    def join(which: str) -> Predictions:
+        parts = [getattr(record, which) for record in records]
+        return Predictions(
+            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Predictions))
+        )
+
+    return BurstRecord(join("deployed"), join("before"), join("after"), (), 0.0)
 
 
 def evaluate(

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.errors import EdgewfError
 from edgewf.preprocessing import Image
+from edgewf.stream.similarity import MIN_DIFFERENCE, Thumbnail, differences, thumbnail
 
-THUMBNAIL = 16
 RECENT = 256
-# Measured on 224 pixel crops of photographs: two shots of a static scene differ by at most 0.9 with
-# sensor noise of standard deviation 15 and 1.8 with 30; the most alike of 100 different photographs
-# by 16, at a tenth of their contrast by 2.9, at a fifth of their light by 3.3.
-MIN_DIFFERENCE = 2.0
-
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class WindowSampler:
         self._min_difference = min_difference
         self._crops: list[Image] = []
         self._labels: list[int | None] = []
-        self._recent: deque[NDArray[np.float32]] = deque(maxlen=RECENT)
+        self._recent: deque[Thumbnail] = deque(maxlen=RECENT)
         self.seen = 0
         self.dropped = 0
 
@@ -86,13 +79,11 @@ class WindowSampler:
         self.seen += 1
         if position % self._stride:
             return False
-        thumbnail = _thumbnail(crop)
-        if self._recent:
-            difference = np.abs(np.stack(self._recent) - thumbnail).mean(axis=1)
-            if difference.min() < self._min_difference:
-                self.dropped += 1
-                return False
-        self._recent.append(thumbnail)
+        small = thumbnail(crop)
+        if self._recent and differences(small, np.stack(self._recent)).min() < self._min_difference:
+            self.dropped += 1
+            return False
+        self._recent.append(small)
         self._crops.append(crop.copy())
         self._labels.append(label)
         return True
@@ -107,8 +98,3 @@ class WindowSampler:
         self._crops, self._labels = [], []
         self._recent.clear()
         return window
-
-
-def _thumbnail(crop: Image) -> NDArray[np.float32]:
-    small = cv2.resize(crop, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return np.asarray(small @ _GREY, np.float32).ravel()

@@ -1,0 +1,97 @@
+"""Reasons to doubt an estimate, each where it holds and not where it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgewf.bundle import Bundle
+from edgewf.burst import run_burst
+from edgewf.engines import BurstRecord, Images, Predictions, StepTrace
+from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+from edgewf.flags import REASONS, effective_classes, window_flags
+from edgewf.stream.similarity import duplicated_share
+from tests.tiny import crops, export_tiny, tiny_settings
+
+STEP = StepTrace(50, 1.0, 50, 50, True)
+
+
+def predictions(labels: NDArray[np.int64]) -> Predictions:
+    return Predictions(labels, np.full(len(labels), 0.9), np.zeros((len(labels), 10), np.float32))
+
+
+MIXED = predictions(np.arange(200) % 10)
+FEW = predictions(np.arange(200) % 3)
+FINE = BurstRecord(MIXED, MIXED, MIXED, (STEP,), 0.1)
+
+
+def test_nothing_is_wrong_with_a_mixed_window() -> None:
+    assert window_flags(FINE, 1.0, 0.0, 10.0) == ()
+    assert window_flags(FINE, 0.06, 0.09, 24.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("flag", "record", "selected", "duplicated", "usual"),
+    [
+        ("nothing_selected", FINE, 0.04, 0.0, 10.0),
+        ("uniform_window", replace(FINE, deployed=FEW), 1.0, 0.0, 10.0),
+        ("uniform_window", FINE, 1.0, 0.0, 26.0),
+        ("duplicated_frames", FINE, 1.0, 0.11, 10.0),
+        ("collapse", replace(FINE, after=FEW), 1.0, 0.0, 10.0),
+    ],
+)
+def test_each_flag(
+    flag: str, record: BurstRecord, selected: float, duplicated: float, usual: float
+) -> None:
+    assert window_flags(record, selected, duplicated, usual) == (flag,)
+    assert flag in REASONS
+
+
+def test_a_small_window_is_flagged() -> None:
+    small = predictions(np.arange(99) % 10)
+    record = BurstRecord(small, small, small, (), 0.0)
+    assert window_flags(record, 0.0, 0.0, 10.0) == ("small_window",)
+
+
+def test_without_a_calibration_only_one_class_is_too_few() -> None:
+    one = predictions(np.zeros(200, np.int64))
+    assert window_flags(replace(FINE, deployed=FEW), 1.0, 0.0, None) == ()
+    assert window_flags(replace(FINE, deployed=one), 1.0, 0.0, None) == ("uniform_window",)
+
+
+def test_effective_classes() -> None:
+    assert effective_classes(np.array([3, 3, 3])) == 1
+    assert effective_classes(np.array([0, 5, 0, 5])) == pytest.approx(2)
+    assert effective_classes(np.arange(250)) == pytest.approx(250)
+    assert 1 < effective_classes(np.array([0] * 99 + [1])) < 1.1
+
+
+def test_repeated_shots_are_duplicates_and_other_pictures_are_not() -> None:
+    images, _ = crops(4, seed=5)
+    rng = np.random.default_rng(0)
+    shots = np.clip(images + rng.normal(0, 4, images.shape), 0, 255).astype(np.uint8)
+    assert duplicated_share(images) == 0
+    assert duplicated_share(np.concatenate([images, shots])) == 0.5
+    assert duplicated_share(np.stack([images[0]] * 8)) == 7 / 8
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_tiny(tmp_path_factory.mktemp("flags"))
+
+
+def test_a_long_burst_on_pictures_of_nothing_collapses(bundle: Bundle) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
+    engine = OnnxRuntimeCPU(bundle, threads=1)
+
+    def flags(images: Images, **changes: object) -> tuple[str, ...]:
+        settings = tiny_settings(window=120, batch_size=60, **changes)
+        burst = run_burst(engine, images, settings)
+        return window_flags(burst.record, burst.selected_share, 0.0, 6.0)
+
+    assert "collapse" not in flags(noise, steps=5)
+    assert flags(crops(20, seed=5)[0], steps=60, learning_rate=0.3) == ()
+    assert "collapse" in flags(noise, steps=60, learning_rate=0.3)
