@@ -150,7 +150,7 @@ class CameraSource(Source):
             frozen=self._picture.frozen,
             black=self._picture.black,
             last_frame=counts.last_frame,
-            message=self._message.partition("\n")[0],
+            message=self._message.rpartition("\n")[2],
         )
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class CameraSource(Source):
         return f"{self.uri}: the camera failed {times}; {self._advice}. Last seen: {self._message}"
 
     def _reason(self, reason: str, words: str) -> str:
-        detail = "\n".join(filter(None, [reason, words])) or "the capture process ended"
+        detail = "\n".join(filter(None, [words, reason])) or "the capture process ended"
         return detail.replace(self._secret, "***") if self._secret else detail
 
 

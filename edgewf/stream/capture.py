@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import sys
 import threading
 from typing import Any
 
 import cv2
 
-HEADER = struct.Struct("<II")
+from edgewf.stream.header import HEADER
 
 _PROPERTIES = {
     "width": cv2.CAP_PROP_FRAME_WIDTH,

@@ -16,7 +16,7 @@ from io import BufferedReader
 import numpy as np
 
 from edgewf.preprocessing import Image
-from edgewf.stream.capture import HEADER
+from edgewf.stream.header import HEADER
 
 _LAST_WORDS = 20  # lines of the child's output kept for the error message
 # FFmpeg's libraries begin a line with the part that complains.
@@ -33,7 +33,7 @@ class FrameProcess:
             (nvarguscamerasrc does).
         first_line: written to the child's stdin, which then stays open until the child shall end.
         shape: (height, width, channels) of frames without a header; None where each frame
-            brings the header of `edgewf.stream.capture`.
+            brings a `HEADER`.
 
     Attributes:
         frames: that came so far. dropped: of those, replaced by a newer one before they were taken.
