@@ -14,6 +14,7 @@ from edgewf.commands.calibrate import calibrate
 from edgewf.commands.doctor import doctor
 from edgewf.commands.estimate import estimate
 from edgewf.commands.export import export
+from edgewf.commands.history import history
 from edgewf.commands.inspect import inspect
 from edgewf.commands.monitor import monitor
 from edgewf.errors import EdgewfError
@@ -61,5 +62,5 @@ def main() -> None:
     """
 
 
-for _command in (export, inspect, build, doctor, bench, calibrate, estimate, monitor):
+for _command in (export, inspect, build, doctor, bench, calibrate, estimate, monitor, history):
     main.add_command(_command)

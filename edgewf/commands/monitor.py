@@ -26,7 +26,7 @@ EXIT_ALERT = 1
     cls=GroupedCommand,
     groups={
         "Frames": ("uri", "labelled", "stride", "max_windows"),
-        "Output and alerts": ("as_json", "output", "alert_below", "hook"),
+        "Output and alerts": ("as_json", "output", "store", "metrics", "alert_below", "hook"),
         "Schedule": SCHEDULE,
         "Service": SERVICE,
         "Engine": ("engine_name", "threads"),
@@ -56,6 +56,13 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an estimate on stdout.")
 @click.option("--output", metavar="FILE", help="Append the JSON lines to a file.")
 @click.option(
+    "--store",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Remember estimates and health, for `edgewf history`.",
+)
+@click.option("--metrics", metavar="[HOST:]PORT", help="Serve Prometheus metrics.")
+@click.option(
     "--alert-below", type=click.FloatRange(0, 100), metavar="PERCENT", help="Alert under this."
 )
 @click.option("--hook", metavar="COMMAND", help="Run when the alert goes on and off.")
@@ -77,6 +84,8 @@ def monitor(
     labelled: bool,
     as_json: bool,
     output: str | None,
+    store: Path | None,
+    metrics: str | None,
     alert_below: float | None,
     hook: str | None,
     max_windows: int | None,
@@ -96,6 +105,9 @@ def monitor(
     from edgewf.report import summary_line
     from edgewf.stream import open_source
     from edgewf.telemetry import AlertBelow, JsonLines, Session, open_display
+    from edgewf.telemetry.metrics import MetricsServer
+    from edgewf.telemetry.store import Store
+    from edgewf.telemetry.storing import StoreListener
     from edgewf.watch import watch
 
     if hook is not None and alert_below is None:
@@ -113,6 +125,18 @@ def monitor(
         listeners.append(JsonLines(None))
     if output is not None:
         listeners.append(JsonLines(output))
+    if store is not None:
+        settings_of_run = {
+            "model": loaded.manifest.model,
+            "fingerprint": loaded.manifest.fingerprint,
+            "source": source.uri,
+            "estimator": estimator_name,
+            "burst": settings.to_json(),
+            "alert_below": alert_below,
+        }
+        listeners.append(StoreListener(Store(store), settings_of_run))
+    if metrics is not None:
+        listeners.append(MetricsServer(metrics, loaded.manifest.model, source.uri))
     listeners += service_listeners(status)
     session = Session(
         loaded.manifest.model, source.uri, source.frames_total, settings.window, alert

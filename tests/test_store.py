@@ -1,0 +1,235 @@
+"""The store: what it keeps, and what disks, clocks, kills and other processes do to it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewf.errors import EdgewfError
+from edgewf.telemetry import store as store_module
+from edgewf.telemetry.store import SCHEMA, Store
+from edgewf.telemetry.storing import StoreListener
+from tests.states import ESTIMATE
+from tests.states import WELL as HEALTH
+
+RECORD = ESTIMATE.to_json()
+
+# Writes estimates as fast as it can, and prints the number of each that is on disk.
+WRITER = """
+import sys
+from edgewf.telemetry.store import Store
+from tests.states import ESTIMATE
+store = Store(sys.argv[1])
+run = store.begin_run(1.0, {})
+while True:
+    print(store.add_estimate(run, ESTIMATE.to_json()), flush=True)
+"""
+
+# Fills a disk that takes 200 kB, then makes room.
+FULL_DISK = """
+import resource, signal, sys
+from edgewf.errors import EdgewfError
+from edgewf.telemetry.store import Store
+from edgewf.telemetry.storing import StoreListener
+from tests.states import ESTIMATE
+from tests.states import WELL as HEALTH
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+listener = StoreListener(Store(sys.argv[1]), {})
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+failed = 0
+for _ in range(400):
+    try:
+        listener.estimate(ESTIMATE)
+    except EdgewfError as error:
+        failed += 1
+        words = str(error)
+assert failed > 50, failed
+print(words)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+listener.health(HEALTH)
+listener.close()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "door.db"
+
+
+def script(text: str, path: Path, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", text, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        **options,
+    )
+
+
+def test_what_is_written_is_read_again(path: Path) -> None:
+    with Store(path) as store:
+        run = store.begin_run(100.0, {"source": "demo"})
+        numbers = [
+            store.add_estimate(run, replace(ESTIMATE, time=float(t)).to_json()) for t in range(10)
+        ]
+        store.add_health(run, HEALTH.to_json())
+    assert numbers == list(range(1, 11))
+    with Store(path, read_only=True) as store:
+        assert [x.record for x in store.estimates()][3] == {**RECORD, "time": 3.0}
+        assert [x.id for x in store.estimates(since=2, until=5)] == [3, 4, 5, 6]
+        assert [x.id for x in store.estimates(last=2)] == [9, 10]
+        assert [x.record for x in store.health()] == [HEALTH.to_json()]
+        assert store.runs() == {1: {"source": "demo", "time": 100.0}}
+
+
+def test_a_clock_that_jumps_changes_no_order_and_loses_nothing(path: Path) -> None:
+    times = [1e9, 1e9 + 60, 4e9, 0.0, 1e9 + 120]  # far into the future, to 1970, and back
+    with Store(path) as store:
+        for t in times:
+            store.add_estimate(1, replace(ESTIMATE, time=t).to_json())
+        assert [x.record["time"] for x in store.estimates()] == times
+        assert [x.record["time"] for x in store.estimates(since=1e9, until=2e9)] == [
+            *times[:2],
+            times[-1],
+        ]
+
+
+def test_the_oldest_are_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(store_module.KEPT, "estimates", 20)
+    monkeypatch.setattr(store_module, "_SWEEP", 8)
+    with Store(path) as store:
+        for _ in range(100):
+            store.add_estimate(1, RECORD)
+        ids = [x.id for x in store.estimates()]
+    assert ids == list(range(ids[0], 101))
+    assert 20 <= len(ids) < 28
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_kill_loses_at_most_the_estimate_in_flight(path: Path, seed: int) -> None:
+    with script(WRITER, path) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert first == "1\n"
+        time.sleep(random.Random(seed).uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        printed = [int(line) for line in (first, *process.stdout) if line.endswith("\n")]
+    with Store(path) as store:
+        found = store.estimates()
+        assert store._database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert store.add_estimate(2, RECORD) == len(found) + 1
+    assert [x.id for x in found] == list(range(1, len(found) + 1))
+    assert len(found) - len(printed) in (0, 1)
+    assert {str(x.record) for x in found} == {str(RECORD)}
+
+
+def test_a_full_disk_is_a_problem_until_there_is_room(path: Path) -> None:
+    with script(FULL_DISK, path) as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert f"{path}: " in said
+    assert "make room on its disk" in said
+    assert "records wait" in said
+    with Store(path, read_only=True) as store:
+        assert len(store.estimates()) == 400
+        assert len(store.health()) == 1
+
+
+def test_two_monitors_write_to_one_store(path: Path) -> None:
+    def write(source: str) -> None:
+        listener = StoreListener(Store(path), {"source": source})
+        for _ in range(40):
+            listener.estimate(replace(ESTIMATE, source=source))
+        listener.close()
+
+    threads = [threading.Thread(target=write, args=[name]) for name in ("front", "back")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Store(path, read_only=True) as store:
+        runs, found = store.runs(), store.estimates()
+    assert sorted(run["source"] for run in runs.values()) == ["back", "front"]
+    assert len(found) == 80
+    assert all(x.record["source"] == runs[x.run]["source"] for x in found)
+
+
+def test_health_is_kept_now_and_then_and_when_something_goes_wrong(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("edgewf.telemetry.storing.time.monotonic", lambda: now[0])
+    listener = StoreListener(Store(path), {})
+    for second in range(0, 120, 5):
+        now[0] = float(second)
+        wrong = ("no frame has come",) if 20 <= second < 30 else ()
+        listener.health(replace(HEALTH, time=float(second), problems=wrong))
+    listener.close()
+    with Store(path, read_only=True) as store:
+        assert [x.record["time"] for x in store.health()] == [0, 20, 30, 90]
+
+
+def test_a_locked_store_is_explained(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_BUSY_S", 0.1)
+    with Store(path) as store:
+        other = sqlite3.connect(path)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(EdgewfError, match=r"door\.db: database is locked: another program"):
+            store.add_estimate(1, RECORD)
+        other.rollback()
+        other.close()
+        store.add_estimate(1, RECORD)
+
+
+def test_files_that_are_no_store_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database, " * 100)
+    foreign, newer, damaged = (tmp_path / f"{x}.db" for x in ("foreign", "newer", "damaged"))
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE theirs (x)")
+    database.close()
+    for path in (newer, damaged):
+        with Store(path) as store:
+            for _ in range(200):
+                store.add_estimate(1, RECORD)
+    with sqlite3.connect(newer) as database:
+        database.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    database.close()
+    data = bytearray(damaged.read_bytes())
+    data[8192:] = bytes(len(data) - 8192)
+    damaged.write_bytes(data)
+    for path, message in (
+        (text, "file is not a database: it is something else"),
+        (foreign, "no store of edgewf: give another file"),
+        (newer, "written by a newer edgewf"),
+    ):
+        before = path.read_bytes()
+        with pytest.raises(EdgewfError, match=message) as caught:
+            Store(path)
+        assert str(path) in str(caught.value)
+        assert path.read_bytes() == before
+    with pytest.raises(EdgewfError, match="malformed: it is damaged"):
+        Store(damaged, read_only=True).estimates()
+    with pytest.raises(EdgewfError, match=r"no such file: .*--store"):
+        Store(tmp_path / "gone.db", read_only=True)
+    with pytest.raises(EdgewfError, match="unable to open database file: check that its folder"):
+        Store(tmp_path / "gone" / "door.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(EdgewfError, match="check that its folder exists and may be written"):
+        Store(tmp_path / "door.db")
