@@ -126,6 +126,22 @@ def test_gradient_on_pictures_that_the_network_knows(exports: Callable[[str], Ex
     Truth.of(exported.module, x).check(exported.engine, images)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [("efficientnet_lite1", 240), ("efficientnet_lite2", 260)]
+)
+def test_larger_networks_with_weights_from_a_package(name: str, size: int, tmp_path: Path) -> None:
+    source = load_source(name)
+    assert source.preprocessing.image_size == size
+    bundle = export_bundle(source, tmp_path / name)
+    root = require("imagenet-sample")
+    files = sorted(root.glob("*/*.jpg"))[::50]
+    images = np.stack([source.preprocessing(read_image(file)) for file in files])
+    ids = [label.id for label in bundle.labels]
+    found = OnnxRuntimeCPU(bundle, threads=1).infer(images).argmax(axis=1)
+    truth = [ids.index(file.parent.name) for file in files]
+    assert (found == truth).mean() >= 0.6  # of ten; both are right on more than 75 % of all
+
+
 def test_infer_is_the_deployed_network(exported: Exported, photographs: list[Images]) -> None:
     images, x = prepare(exported.source.preprocessing, photographs)
     with torch.no_grad():

@@ -48,8 +48,8 @@ Examples:
 @click.option(
     "--model",
     metavar="NAME|FILE",
-    help="efficientnet_lite0 (the default), a torchvision name, timm/NAME, MODULE:CALLABLE, or a "
-    "TorchScript, torch.export (.pt2) or ONNX file.",
+    help="efficientnet_lite0 (the default), 1 or 2, a torchvision name, timm/NAME, "
+    "MODULE:CALLABLE, or a TorchScript, torch.export (.pt2) or ONNX file.",
 )
 @click.option(
     "--weights",

@@ -31,8 +31,8 @@ def load_source(
     """Find and build the model.
 
     Args:
-        model: "efficientnet_lite0", a torchvision name, "timm/NAME", "module:callable", or the
-            path of a TorchScript archive, a `torch.export` program or an ONNX model.
+        model: "efficientnet_lite0" (or 1, 2), a torchvision name, "timm/NAME", "module:callable",
+            or the path of a TorchScript archive, a `torch.export` program or an ONNX model.
         onnx: path of an ONNX file, instead of `model`.
         weights: "default", "none" or a checkpoint's path.
         classes: number of classes.
@@ -80,7 +80,7 @@ def _load(
     raise EdgewfError(
         f"unknown model {model!r}"
         + (f"; did you mean {', '.join(close)}?" if close else "")
-        + " Known: efficientnet_lite0, torchvision's classification models, timm/NAME, "
+        + " Known: efficientnet_lite0 to 2, torchvision's classification models, timm/NAME, "
         "module:callable, or the path of a TorchScript, torch.export (.pt2) or ONNX file"
     )
 
