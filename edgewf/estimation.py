@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
 from edgewf.burst import Burst, Progress, run_burst
-from edgewf.calibration import Calibration
+from edgewf.calibration import Calibration, Point
 from edgewf.engines import Engine, Images
 from edgewf.estimate import Estimate
 from edgewf.estimators import DEFAULT
-from edgewf.estimators.fitted import Scores
+from edgewf.estimators.fitted import Fitted, Scores
 from edgewf.estimators.table import evaluate
-from edgewf.flags import window_flags
+from edgewf.flags import UsualClasses, window_flags
 from edgewf.settings import BurstSettings
 from edgewf.stream.similarity import duplicated_share
 
-# Scores that every estimate shows.
-_REPORTED = {"weighted_flips", "flips", "average_confidence"}
+# Scores that every estimate shows, and the one that tells whether predictions crowd.
+_REPORTED = {"weighted_flips", "flips", "average_confidence", "dispersion"}
 
 
 class Estimator:
@@ -50,6 +52,9 @@ class Estimator:
         self.engine = engine
         self.fitted = None if calibration is None else calibration.estimator(estimator)
         self._references = None if calibration is None else calibration.references
+        self._usual: UsualClasses | None = None
+        if calibration is not None and self.fitted is not None:
+            self._usual = usual_classes(self.fitted, calibration.points, bundle.manifest.classes)
         self.settings = settings
 
     def __call__(
@@ -88,7 +93,7 @@ class Estimator:
             frames=len(images),
             steps=len(burst.record.steps),
             average_confidence=scores["average_confidence"],
-            flags=self._flags(burst, scores, duplicated_share(images)),
+            flags=self._flags(burst, scores, accuracy, duplicated_share(images)),
             estimator=None if self.fitted is None else self.fitted.name,
             scores={} if self.fitted is None else {k: scores[k] for k in self.fitted.scores},
             model=self.manifest.model,
@@ -98,12 +103,24 @@ class Estimator:
             true_accuracy=truth,
         )
 
-    def _flags(self, burst: Burst, scores: Scores, duplicated: float) -> tuple[str, ...]:
+    def _flags(
+        self, burst: Burst, scores: Scores, accuracy: float | None, duplicated: float
+    ) -> tuple[str, ...]:
         flags: list[str] = []
         if self.fitted is None:
             flags.append("no_calibration")
         elif not self.fitted.covers(scores):
             flags.append("extrapolating")
-        spread = None if self._references is None else self._references.spread
-        found = window_flags(burst.record, burst.selected_share, duplicated, spread)
+        crowded = False
+        if self._usual is not None and accuracy is not None:
+            classes = self.manifest.classes ** scores["dispersion"]
+            crowded = self._usual.crowded(accuracy, classes)
+        found = window_flags(burst.record, burst.selected_share, duplicated, crowded)
         return (*flags, *found)
+
+
+def usual_classes(fitted: Fitted, points: Sequence[Point], classes: int) -> UsualClasses:
+    """Return how many of `classes` classes the predictions on calibration windows share."""
+    return UsualClasses(
+        tuple((fitted(p.scores), classes ** p.scores["dispersion"]) for p in points)
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,8 +13,8 @@ REASONS = {
     "no_calibration": "the bundle has no calibration: run `edgewf calibrate` on labelled images",
     "extrapolating": "the scores lie outside what the calibration saw",
     "nothing_selected": "the objective let almost no frame adapt, so nothing could flip",
-    "uniform_window": "predictions crowd on few classes: either the camera sees few, and the "
-    "estimate is too low, or the model fails",
+    "uniform_window": "predictions crowd on fewer classes than on calibration windows with such an "
+    "estimate: the camera sees few, which misleads batch statistics",
     "duplicated_frames": "many frames are near-duplicates of others",
     "small_window": "the window is so small that chance alone moves its accuracy by many points",
     "collapse": "the burst drove the predictions to few classes: use fewer steps or a smaller "
@@ -22,14 +24,37 @@ REASONS = {
 
 # Below these a burst saw too little to be believed.
 _LEAST_SELECTED = 0.05
-_LEAST_SPREAD = 0.4
+_LEAST_CLASSES = 0.8
 _LEAST_FRAMES = 100
 _MOST_DUPLICATES = 0.1
 _MOST_COLLAPSE = 0.5
 
 
+@dataclass(frozen=True)
+class UsualClasses:
+    """How many classes the predictions on calibration windows share, by what is estimated there.
+
+    A network that fails predicts few classes, and so does one whose camera sees few. Only the
+    first shows in the estimate, too.
+
+    Attributes:
+        windows: (estimate in percent, effective number of classes), one or more.
+    """
+
+    windows: tuple[tuple[float, float], ...]
+
+    def crowded(self, estimate: float, classes: float) -> bool:
+        """Tell whether so few classes are unusual where the estimate is `estimate` percent.
+
+        They are if they are clearly fewer than on every calibration window with an estimate as
+        high, or than on the one with the highest.
+        """
+        level = min(estimate, max(e for e, _ in self.windows))
+        return classes < _LEAST_CLASSES * min(c for e, c in self.windows if e >= level)
+
+
 def window_flags(
-    record: BurstRecord, selected_share: float, duplicated: float, usual_spread: float | None
+    record: BurstRecord, selected_share: float, duplicated: float, crowded: bool
 ) -> tuple[str, ...]:
     """Return the flags that need no estimator, in the order of `REASONS`.
 
@@ -37,15 +62,14 @@ def window_flags(
         record: what a burst on N frames read back.
         selected_share: mean share of its batches that adapted, 0 to 1.
         duplicated: share of frames that are near-duplicates of others, 0 to 1.
-        usual_spread: how many classes share predictions on clean calibration windows evenly;
-            None without a calibration, which leaves only a window of one class to be flagged.
+        crowded: see `UsualClasses`; without a calibration only a window of one class is flagged.
     """
-    spread = effective_classes(record.deployed.label)
-    before, after = (effective_classes(x.label) for x in (record.before, record.after))
-    least = 1.0 if usual_spread is None else max(1.0, _LEAST_SPREAD * usual_spread)
+    deployed, before, after = (
+        effective_classes(x.label) for x in (record.deployed, record.before, record.after)
+    )
     found = {
         "nothing_selected": bool(record.steps) and selected_share < _LEAST_SELECTED,
-        "uniform_window": spread <= least,
+        "uniform_window": crowded or deployed == 1,
         "duplicated_frames": duplicated > _MOST_DUPLICATES,
         "small_window": len(record.deployed.label) < _LEAST_FRAMES,
         "collapse": after < _MOST_COLLAPSE * before,

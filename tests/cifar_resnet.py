@@ -53,6 +53,16 @@ def resnet20() -> nn.Module:
     return CifarResNet(3)
 
 
+def resnet32() -> nn.Module:
+    """32 layers."""
+    return CifarResNet(5)
+
+
+def resnet44() -> nn.Module:
+    """44 layers."""
+    return CifarResNet(7)
+
+
 def resnet56() -> nn.Module:
     """56 layers."""
     return CifarResNet(9)

@@ -21,7 +21,7 @@ from edgewf.estimators.table import KEYS, References
 from tests.tiny import USED, export_tiny, tiny_settings
 
 SETTINGS = tiny_settings()
-KNOWN = References(1.5, 4.0, {"atc_entropy": {"threshold": -0.25}})
+KNOWN = References(1.5, {"atc_entropy": {"threshold": -0.25}})
 
 
 def points(curve: Callable[[float], float], count: int = 9) -> tuple[Point, ...]:

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
 from edgewf.burst import run_burst
 from edgewf.engines import BurstRecord, Images, Predictions, StepTrace
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
-from edgewf.flags import REASONS, effective_classes, window_flags
+from edgewf.flags import REASONS, UsualClasses, effective_classes, window_flags
 from edgewf.stream.similarity import duplicated_share
 from tests.tiny import crops, export_tiny, tiny_settings
 
@@ -25,41 +27,64 @@ def predictions(labels: NDArray[np.int64]) -> Predictions:
 
 MIXED = predictions(np.arange(200) % 10)
 FEW = predictions(np.arange(200) % 3)
+ONE = predictions(np.zeros(200, np.int64))
 FINE = BurstRecord(MIXED, MIXED, MIXED, (STEP,), 0.1)
 
 
 def test_nothing_is_wrong_with_a_mixed_window() -> None:
-    assert window_flags(FINE, 1.0, 0.0, 10.0) == ()
-    assert window_flags(FINE, 0.06, 0.09, 24.0) == ()
+    assert window_flags(FINE, 1.0, 0.0, False) == ()
+    assert window_flags(FINE, 0.06, 0.09, False) == ()
 
 
 @pytest.mark.parametrize(
-    ("flag", "record", "selected", "duplicated", "usual"),
+    ("flag", "record", "selected", "duplicated", "crowded"),
     [
-        ("nothing_selected", FINE, 0.04, 0.0, 10.0),
-        ("uniform_window", replace(FINE, deployed=FEW), 1.0, 0.0, 10.0),
-        ("uniform_window", FINE, 1.0, 0.0, 26.0),
-        ("duplicated_frames", FINE, 1.0, 0.11, 10.0),
-        ("collapse", replace(FINE, after=FEW), 1.0, 0.0, 10.0),
+        ("nothing_selected", FINE, 0.04, 0.0, False),
+        ("uniform_window", FINE, 1.0, 0.0, True),
+        ("uniform_window", replace(FINE, deployed=ONE), 1.0, 0.0, False),
+        ("duplicated_frames", FINE, 1.0, 0.11, False),
+        ("collapse", replace(FINE, after=FEW), 1.0, 0.0, False),
     ],
 )
 def test_each_flag(
-    flag: str, record: BurstRecord, selected: float, duplicated: float, usual: float
+    flag: str, record: BurstRecord, selected: float, duplicated: float, crowded: bool
 ) -> None:
-    assert window_flags(record, selected, duplicated, usual) == (flag,)
+    assert window_flags(record, selected, duplicated, crowded) == (flag,)
     assert flag in REASONS
 
 
 def test_a_small_window_is_flagged() -> None:
     small = predictions(np.arange(99) % 10)
     record = BurstRecord(small, small, small, (), 0.0)
-    assert window_flags(record, 0.0, 0.0, 10.0) == ("small_window",)
+    assert window_flags(record, 0.0, 0.0, False) == ("small_window",)
 
 
-def test_without_a_calibration_only_one_class_is_too_few() -> None:
-    one = predictions(np.zeros(200, np.int64))
-    assert window_flags(replace(FINE, deployed=FEW), 1.0, 0.0, None) == ()
-    assert window_flags(replace(FINE, deployed=one), 1.0, 0.0, None) == ("uniform_window",)
+def test_a_failing_network_predicts_few_classes_and_a_narrow_camera_too() -> None:
+    usual = UsualClasses(((90.0, 10.0), (70.0, 9.0), (40.0, 5.0), (15.0, 2.0), (20.0, 4.0)))
+    assert not usual.crowded(15.0, 2.0)  # it fails
+    assert usual.crowded(90.0, 2.0)  # it cannot be that good and see so few
+    assert usual.crowded(60.0, 6.5)
+    assert not usual.crowded(60.0, 7.5)
+    assert usual.crowded(18.0, 3.0)  # one as low was at 15 %, but those above had more
+    assert not usual.crowded(18.0, 3.3)
+    assert usual.crowded(99.0, 7.0)  # beyond the best, as at the best
+    assert not usual.crowded(99.0, 8.5)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(1, 1000)), min_size=1, max_size=9),
+    st.floats(0, 100),
+    st.floats(1, 1000),
+)
+def test_fewer_classes_or_a_higher_estimate_never_look_less_crowded(
+    windows: list[tuple[float, float]], estimate: float, classes: float
+) -> None:
+    usual = UsualClasses(tuple(windows))
+    if usual.crowded(estimate, classes):
+        assert usual.crowded(estimate, classes / 2)
+        assert usual.crowded(min(estimate + 10, 100), classes)
+    for own, count in windows:
+        assert not usual.crowded(own, max(count, *(c for _, c in windows)))
 
 
 def test_effective_classes() -> None:
@@ -90,7 +115,7 @@ def test_a_long_burst_on_pictures_of_nothing_collapses(bundle: Bundle) -> None:
     def flags(images: Images, **changes: object) -> tuple[str, ...]:
         settings = tiny_settings(window=120, batch_size=60, **changes)
         burst = run_burst(engine, images, settings)
-        return window_flags(burst.record, burst.selected_share, 0.0, 6.0)
+        return window_flags(burst.record, burst.selected_share, 0.0, False)
 
     assert "collapse" not in flags(noise, steps=5)
     assert flags(crops(20, seed=5)[0], steps=60, learning_rate=0.3) == ()

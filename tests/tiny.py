@@ -137,7 +137,7 @@ def constant_calibration(
         preprocessing=bundle.manifest.preprocessing.to_json(),
         settings=settings,
         points=points,
-        references=References(1.0, 1.0, {"atc_confidence": {"threshold": 0.5}}),
+        references=References(1.0, {"atc_confidence": {"threshold": 0.5}}),
         description="by hand",
         engine="onnxruntime",
     )

@@ -25,6 +25,9 @@ from rich.progress import track
 from benchmarks.accuracy.bank import Bank, Seen, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.figure import draw, scatter
+from benchmarks.accuracy.flagged import judged as judged_with_flags
+from benchmarks.accuracy.flagged import summary as by_flag
+from benchmarks.accuracy.flagged import table as flag_table
 from benchmarks.accuracy.windows import (
     CELLS,
     CORRUPTIONS,
@@ -39,6 +42,7 @@ from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import Point, fit_points
 from edgewf.engines import Engine
 from edgewf.engines.select import select_engine
+from edgewf.estimation import usual_classes
 from edgewf.estimators import DEFAULT, QUADRATICS, STACKS, TEMPERED
 from edgewf.estimators.fitted import Fitted
 from edgewf.estimators.table import References, evaluate
@@ -175,6 +179,16 @@ def main(
             | {"formula": str(estimator)}
         )
     estimator = fit_points(DEFAULT, fitted_to)
+    usual = usual_classes(estimator, fitted_to, loaded.manifest.classes)
+    flagged = by_flag(
+        [
+            x
+            for found in seen.values()
+            for x in judged_with_flags(
+                found, points(found, known), estimator, usual, loaded.manifest.classes, frames
+            )
+        ]
+    )
     truth = [p.accuracy for p in judged["corruptions"]]
     head = (
         f"{loaded.manifest.model} on {data.name}: calibrated on {calibrations * frames} images "
@@ -194,6 +208,10 @@ def main(
         "",
         *table(rows, kinds),
         "",
+        f"{DEFAULT}, all {sum(map(len, seen.values()))} windows, by what flags they carry:",
+        "",
+        *flag_table(flagged),
+        "",
         f"Points of accuracy. {holds}. Seconds: of an estimate, with the passes over the window "
         f"that it needs. {DEFAULT}: {estimator}. Temperature {known.temperature:.2f}. "
         f"`python -m benchmarks.accuracy.held_out`; {machine_line()}.",
@@ -208,6 +226,7 @@ def main(
         "settings": settings.to_json(),
         "temperature": known.temperature,
         "table": rows,
+        "flags": flagged,
     }
     write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     _write_cells(judged, estimator, frames, stem.with_suffix(".csv"))

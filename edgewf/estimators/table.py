@@ -18,7 +18,6 @@ from edgewf.estimators.rows import confidence, negative_entropy
 from edgewf.estimators.score import Labels, OfLogits, OfRecord, Score
 from edgewf.estimators.scores import certainty, dispersion, nuclear_norm, soft_agreement
 from edgewf.estimators.temperature import fit_temperature, scaled
-from edgewf.flags import effective_classes
 from edgewf.flips import count_flips
 
 _TEMPERED = "_tempered"
@@ -54,13 +53,11 @@ class References:
 
     Attributes:
         temperature: that suits them, see `fit_temperature`.
-        spread: how many classes share the predictions on a window evenly, the mean over windows.
         scores: what each score's `reference` returned, by its key; scores that need nothing are
             left out.
     """
 
     temperature: float
-    spread: float
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -68,7 +65,6 @@ class References:
         """Look at clean windows with labels, int64 [N] each."""
         clean = _joined([record for record, _ in windows])
         labels = np.concatenate([labels for _, labels in windows])
-        spread = np.mean([effective_classes(record.deployed.label) for record, _ in windows])
         temperature = fit_temperature(clean.deployed.logits, labels)
         records = {"": clean, _TEMPERED: scaled(clean, temperature)}
         found = {
@@ -77,7 +73,7 @@ class References:
             for name, score in SCORES.items()
         }
         known = {key: reference for key, reference in found.items() if reference}
-        return cls(temperature, float(spread), known)
+        return cls(temperature, known)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a calibration keeps."""
