@@ -196,7 +196,9 @@ def test_nine_in_ten_intervals_hold_the_truth() -> None:
     for _ in range(runs):
         x = rng.uniform(0, 1, 42)
         both = np.column_stack([x, x + rng.normal(0, 0.05, 42)])
-        stack = Stack.fit(both, 10 + 70 * x + rng.normal(0, 4, 42), ["a", "b", "c"] * 14)
+        p = (10 + 70 * x + rng.normal(0, 4, 42)) / 100
+        seen = 100 * rng.binomial(frames, np.clip(p, 0, 1)) / frames
+        stack = Stack.fit(both, seen, ["a", "b", "c"] * 14)
         new = rng.uniform(0.1, 0.9)
         p = np.clip(10 + 70 * new + rng.normal(0, 4), 0, 100) / 100
         low, high = stack.interval(new, new + rng.normal(0, 0.05), frames=frames)

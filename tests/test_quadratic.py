@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import optimize  # type: ignore[import-untyped]
 
 from edgewf.errors import EdgewfError
+from edgewf.estimators.interval import chance
 from edgewf.estimators.quadratic import Quadratic
 
 # Multiples of a flip among 250 frames, so that windows that flip alike are common.
@@ -112,7 +114,7 @@ def test_rising_is_falling_in_the_mirror() -> None:
 
 
 def test_continues_along_its_tangents_and_clips() -> None:
-    f = Quadratic(1e-3, -0.5, 80.0, 20.0, 120.0, 2.0, 10)
+    f = Quadratic(1e-3, -0.5, 80.0, 20.0, 120.0, 2.0, 0.0, 10)
     assert f(20) == pytest.approx(70.4)
     assert f(120) == pytest.approx(34.4)
     assert f(10) == pytest.approx(70.4 + 10 * 0.46)  # slope at 20: -0.46
@@ -123,7 +125,7 @@ def test_continues_along_its_tangents_and_clips() -> None:
 
 def test_the_published_function_evaluates() -> None:
     # ResNet-50 on ImageNet, 990 steps of 64, from the authors' code.
-    f = Quadratic(3.55553868e-4, -0.321445023, 75.6618580, 0.0, 450.0, 3.0, 20)
+    f = Quadratic(3.55553868e-4, -0.321445023, 75.6618580, 0.0, 450.0, 3.0, 0.0, 20)
     assert f(0) == pytest.approx(75.661858)
     assert f(100) == pytest.approx(47.072894, abs=1e-5)
     assert f(200) == pytest.approx(25.595, abs=1e-3)
@@ -144,7 +146,7 @@ def test_points_that_fix_no_curve_are_refused(x: list[float], different: int) ->
 def test_interval_holds_the_estimate_and_narrows_with_frames(
     x: float, frames: int, spread: float
 ) -> None:
-    f = Quadratic(1e-4, -0.2, 80.0, 0.0, 400.0, spread, 21)
+    f = Quadratic(1e-4, -0.2, 80.0, 0.0, 400.0, spread, 0.0, 21)
     low, high = f.interval(x, frames=frames)
     assert 0 <= low <= f(x) <= high <= 100
     fewer = f.interval(x, frames=frames // 2)
@@ -156,15 +158,21 @@ def test_interval_holds_the_estimate_and_narrows_with_frames(
 
 def test_interval_by_hand() -> None:
     # Binomial: 100 sqrt(0.5 * 0.5 / 400) = 2.5 points; with 2.5 of spread sqrt(12.5) = 3.536.
-    f = Quadratic(0.0, 0.0, 50.0, 0.0, 100.0, 2.5, 1_000_003)
+    f = Quadratic(0.0, 0.0, 50.0, 0.0, 100.0, 2.5, 0.0, 1_000_003)
     low, high = f.interval(50, frames=400)
     assert (high - low) / 2 == pytest.approx(1.6449 * 3.5355, rel=1e-4)
     assert (high + low) / 2 == pytest.approx(50)
+    # Points at 10 and 90 % have 1.5 points of chance in the spread: sqrt(12.5 - 2.25) = 3.202.
+    low, high = replace(f, chance=chance([10, 90])).interval(50, frames=400)
+    assert (high - low) / 2 == pytest.approx(1.6449 * 3.2016, rel=1e-4)
+    # Nothing but chance is left where the points lie closer to the curve than chance lets them.
+    low, high = replace(f, residual_std=1.0, chance=chance([10, 90])).interval(50, frames=400)
+    assert (high - low) / 2 == pytest.approx(1.6449 * 2.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(("count", "student"), [(24, 1.721), (13, 1.812), (45, 1.682)])
 def test_few_points_widen_the_interval_as_student_does(count: int, student: float) -> None:
-    low, high = Quadratic(0.0, 0.0, 50.0, 0.0, 1.0, 5.0, count).interval(0, frames=10**9)
+    low, high = Quadratic(0.0, 0.0, 50.0, 0.0, 1.0, 5.0, 0.0, count).interval(0, frames=10**9)
     assert (high - low) / 2 / 5 == pytest.approx(student, rel=0.01)
 
 
@@ -173,8 +181,8 @@ def test_nine_in_ten_intervals_hold_the_truth() -> None:
     frames, hits, runs = 250, 0, 400
     for _ in range(runs):
         x = rng.uniform(0, 300, 42)
-        truth = 80 - 0.2 * x
-        fitted = Quadratic.fit(x, truth + rng.normal(0, 4, 42))
+        p = np.clip(80 - 0.2 * x + rng.normal(0, 4, 42), 0, 100) / 100
+        fitted = Quadratic.fit(x, 100 * rng.binomial(frames, p) / frames)
         new = rng.uniform(20, 280)
         p = np.clip(80 - 0.2 * new + rng.normal(0, 4), 0, 100) / 100
         seen = 100 * rng.binomial(frames, p) / frames

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,10 @@ from rich.progress import track
 
 from benchmarks.accuracy.windows import Window
 from edgewf.burst import run_burst
-from edgewf.calibrate import measure
 from edgewf.calibration import Point
 from edgewf.engines import BurstRecord, Engine, Float32, Predictions
 from edgewf.estimators.rows import confidence
-from edgewf.estimators.table import References
+from edgewf.estimators.table import KEYS, References, evaluate
 from edgewf.kernels.reference import labels as top_labels
 from edgewf.settings import BurstSettings
 
@@ -105,9 +104,11 @@ def references(calibration: list[Seen]) -> References:
     return References.of([(seen.record, seen.window.labels) for seen in clean])
 
 
-def points(found: Iterable[Seen], known: References) -> list[Point]:
-    """Summarise windows as a calibration does."""
+def points(found: Iterable[Seen], known: References, keys: Sequence[str] = KEYS) -> list[Point]:
+    """Summarise windows as a calibration does, with some of its scores or all."""
     return [
-        measure(seen.window.cell, seen.window.number, seen.record, seen.window.labels, known)
+        Point(
+            *seen.window.cell, seen.window.number, seen.accuracy, evaluate(keys, seen.record, known)
+        )
         for seen in found
     ]

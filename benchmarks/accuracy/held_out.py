@@ -43,7 +43,7 @@ from edgewf.calibration import Point, fit_points
 from edgewf.engines import Engine
 from edgewf.engines.select import select_engine
 from edgewf.estimation import usual_classes
-from edgewf.estimators import DEFAULT, QUADRATICS, STACKS, TEMPERED
+from edgewf.estimators import DEFAULT, QUADRATICS, STACKS, TEMPERED, scores_of
 from edgewf.estimators.fitted import Fitted
 from edgewf.estimators.table import References, evaluate
 from edgewf.report import burst_text
@@ -82,7 +82,7 @@ def seconds_of(
     passes = np.median([x.seconds for x in seen], axis=0)
     found = {}
     for name in names:
-        keys = STACKS.get(name, (name.replace("-", "_"),))
+        keys = scores_of(name)
         text = " ".join(keys)
         if "flips" in text or "agreement" in text:
             burst = float(passes.sum())

@@ -10,6 +10,7 @@ too: nobody has labels for the other.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import fit_points
 from edgewf.engines.select import select_engine
-from edgewf.estimators import DEFAULT
+from edgewf.estimators import DEFAULT, scores_of
 from edgewf.report import burst_text
 
 NAMES = (
@@ -36,28 +37,35 @@ NAMES = (
 )
 
 
+Errors = dict[str, dict[str, dict[str, Any]]]
+"""Of one estimator: by the network fitted on, then by the one judged on."""
+
+
 def transferred(
-    seen: dict[str, tuple[list[Seen], list[Seen]]], name: str, frames: int
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return how far estimates are off: by the network fitted on, then by the one judged on.
+    seen: dict[str, tuple[list[Seen], list[Seen]]], names: Sequence[str], frames: int
+) -> dict[str, Errors]:
+    """Return how far each estimator is off.
 
     Args:
         seen: calibration windows and windows to judge on, by network.
-        name: of the estimator.
+        names: of the estimators.
         frames: in each window.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    keys = sorted({key for name in names for key in scores_of(name)})
+    found: dict[str, Errors] = {name: {} for name in names}
     for source, (calibration, _) in seen.items():
         known = references(calibration)
-        estimator = fit_points(name, points(calibration, known))
-        found[source] = {
-            target: judge(estimator, points(judged, known), frames)
-            for target, (_, judged) in seen.items()
-        }
+        fitted_to = points(calibration, known, keys)
+        targets = {target: points(judged, known, keys) for target, (_, judged) in seen.items()}
+        for name in names:
+            estimator = fit_points(name, fitted_to)
+            found[name][source] = {
+                target: judge(estimator, judged, frames) for target, judged in targets.items()
+            }
     return found
 
 
-def table(name: str, found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+def table(name: str, found: Errors) -> list[str]:
     """Return mean absolute errors as Markdown, a row for each network fitted on."""
     lines = [
         f"| {name}, fitted on | {' | '.join(found)} |",
@@ -70,7 +78,7 @@ def table(name: str, found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def abroad(found: dict[str, dict[str, dict[str, Any]]]) -> float:
+def abroad(found: Errors) -> float:
     """Return the mean absolute error over all pairs of different networks."""
     others = [x["mae"] for a, row in found.items() for b, x in row.items() if a != b]
     return float(np.mean(others))
@@ -108,7 +116,7 @@ def main(
             for kind in ("calibration", "corruptions")
         )
         seen[bundle.manifest.model] = calibration, [x for x in judged if x.window.cell[1] > 0]
-    results = {name: transferred(seen, name, settings.window) for name in NAMES}
+    results = transferred(seen, NAMES, settings.window)
     lines = [
         f"# Fitted on one network, used on another: {data.name}",
         "",

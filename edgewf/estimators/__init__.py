@@ -47,3 +47,8 @@ UNKNOWN = (
 def known(name: str) -> bool:
     """Tell whether an estimator has this name."""
     return name in STACKS or name.removesuffix(TEMPERED) in QUADRATICS
+
+
+def scores_of(name: str) -> tuple[str, ...]:
+    """Return the keys of the scores that an estimator of this name looks at."""
+    return STACKS.get(name, (name.replace("-", "_"),))

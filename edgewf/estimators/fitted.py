@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgewf.errors import EdgewfError
-from edgewf.estimators import QUADRATICS, STACKS, TEMPERED, UNKNOWN, known
+from edgewf.estimators import QUADRATICS, STACKS, TEMPERED, UNKNOWN, known, scores_of
 from edgewf.estimators.quadratic import Quadratic
 from edgewf.estimators.stack import Stack
 
@@ -77,7 +77,7 @@ def fit(
     """
     if not known(name):
         raise EdgewfError(UNKNOWN.format(name))
-    chosen = STACKS.get(name, (name.replace("-", "_"),))
+    chosen = scores_of(name)
     x = [[point[score] for score in chosen] for point in scores]
     if name in STACKS:
         return Fitted(name, chosen, Stack.fit(x, accuracy, shifts))

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 _Z90 = 1.6448536269514722  # standard normal quantile at 95 %
 
 
-def interval(estimate: float, spread: float, freedom: int, frames: int) -> tuple[float, float]:
+def chance(accuracies: ArrayLike) -> float:
+    """Return the mean of 100^2 p (1 - p), percent^2: over frames, windows' sampling variance.
+
+    Args:
+        accuracies: of calibration windows, percent [n].
+    """
+    y = np.asarray(accuracies, np.float64)
+    return float((y * (100 - y)).mean())
+
+
+def interval(
+    estimate: float, spread: float, chance: float, freedom: int, frames: int
+) -> tuple[float, float]:
     """Return (low, high) in percent, within 0 and 100.
 
-    Two independent errors add: the spread of calibration windows around the estimate, and the
-    binomial error of the window as a sample of what the camera sees. The quantile is Student's,
-    to first order in 1 / degrees of freedom.
+    Two independent errors add: that of the curve, and the binomial error of the window as a
+    sample of what the camera sees. The spread of calibration windows around the curve holds both,
+    for their accuracies were counted on as many frames, so their share of chance is taken out and
+    that of this window put in. The quantile is Student's, to first order in 1 / degrees of freedom.
 
     Args:
         estimate: percent.
-        spread: standard deviation in points.
+        spread: standard deviation of calibration windows around the curve, points.
+        chance: see `chance`, of those windows.
         freedom: degrees of freedom that `spread` was estimated with, at least 1.
-        frames: in the window.
+        frames: in the window, and in each of those of the calibration.
     """
-    p = estimate / 100
-    variance = spread**2 + 100**2 * p * (1 - p) / frames
+    curve = max(spread**2 - chance / frames, 0.0)
+    variance = curve + estimate * (100 - estimate) / frames
     half = _Z90 * (1 + (_Z90**2 + 1) / (4 * freedom)) * math.sqrt(variance)
     return max(0.0, estimate - half), min(100.0, estimate + half)

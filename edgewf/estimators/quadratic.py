@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgewf.errors import EdgewfError
-from edgewf.estimators.interval import interval
+from edgewf.estimators.interval import chance, interval
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Quadratic:
         low, high: range of x that f was fitted on.
         residual_std: percent; spread of the fitted points around f, corrected for the three
             coefficients.
+        chance: of the points, see `edgewf.estimators.interval`.
         points: number of points fitted.
     """
 
@@ -30,6 +31,7 @@ class Quadratic:
     low: float
     high: float
     residual_std: float
+    chance: float
     points: int
 
     @classmethod
@@ -68,7 +70,7 @@ class Quadratic:
         ]
         squares, (a, b, c) = min(feasible)
         spread = math.sqrt(squares / (len(x) - 3))
-        return cls(a, b, c, low, high, spread, len(x))
+        return cls(a, b, c, low, high, spread, chance(y), len(x))
 
     def __call__(self, x: float) -> float:
         """Return f(x) in percent, within 0 and 100."""
@@ -78,13 +80,13 @@ class Quadratic:
         return min(max(value, 0.0), 100.0)
 
     def interval(self, x: float, *, frames: int) -> tuple[float, float]:
-        """Return the 90 % interval (low, high) in percent for an estimate from `frames` frames.
+        """Return the 90 % interval (low, high) in percent, see `edgewf.estimators.interval`.
 
-        Two independent errors add: the spread of the calibration windows around f, and the
-        binomial error of the window as a sample of what the camera sees. The quantile is
-        Student's, to first order in 1 / degrees of freedom.
+        Args:
+            x: the score.
+            frames: in the window, and in each of those fitted.
         """
-        return interval(self(x), self.residual_std, self.points - 3, frames)
+        return interval(self(x), self.residual_std, self.chance, self.points - 3, frames)
 
     def covers(self, x: float) -> bool:
         """Tell whether x lies in the range of the points."""

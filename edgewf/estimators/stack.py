@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgewf.errors import EdgewfError
-from edgewf.estimators.interval import interval
+from edgewf.estimators.interval import chance, interval
 
 Matrix = NDArray[np.float64]
 
 _LEAST_POINTS = 4
+_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Stack:
         centre, spread: of each score on the points: mean, and root of the sum of squares around it.
         residual_std: points of accuracy; how far the points lie from what a mixture of lines that
             did not see their kind of shift says.
+        chance: of the points, see `edgewf.estimators.interval`.
         points: number of points fitted.
     """
 
@@ -46,6 +48,7 @@ class Stack:
     centre: tuple[float, ...]
     spread: tuple[float, ...]
     residual_std: float
+    chance: float
     points: int
 
     @classmethod
@@ -88,6 +91,7 @@ class Stack:
             centre=tuple(x.mean(axis=0).tolist()),
             spread=tuple(np.sqrt((around**2).sum(axis=0)).tolist()),
             residual_std=math.sqrt(max(v.mean() for v in variances)),
+            chance=chance(y),
             points=len(y),
         )
 
@@ -97,13 +101,14 @@ class Stack:
         return min(max(sum(w * (a + b * v) for w, a, b, v in lines), 0.0), 100.0)
 
     def interval(self, *x: float, frames: int) -> tuple[float, float]:
-        """Return the 90 % interval (low, high) in percent for an estimate from `frames` frames.
+        """Return the 90 % interval (low, high) in percent, see `edgewf.estimators.interval`.
 
-        The spread of the points grows with the leverage of x: the further a window lies from
-        what the calibration saw, the less its lines are known there.
+        `frames` are in the window, and in each of those fitted. The spread of the points grows
+        with the leverage of x: the further a window lies from what the calibration saw, the less
+        its lines are known there.
         """
         spread = self.residual_std * math.sqrt(1 + self.leverage(*x))
-        return interval(self(*x), spread, self.points - 2, frames)
+        return interval(self(*x), spread, self.chance, self.points - 2, frames)
 
     def leverage(self, *x: float) -> float:
         """Return that of each line at its score, 1/n + (x - mean)^2 / sum of squares, weighted."""
@@ -154,6 +159,7 @@ def _mixture(predictions: Matrix, y: Matrix) -> Matrix:
         shares = np.linalg.lstsq(predictions[:, others] - base[:, None], y - base, rcond=None)[0]
         weights = np.zeros(m)
         weights[[*others, first]] = [*shares, 1 - shares.sum()]
+        weights[np.abs(weights) < _NOTHING] = 0  # rounding
         error = float(((predictions @ weights - y) ** 2).sum())
         # Of two that are as good the simpler one.
         if (weights >= 0).all() and error < best[0] * (1 - 1e-9):
