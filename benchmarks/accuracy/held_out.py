@@ -158,9 +158,9 @@ def main(
     known = references(calibration)
     fitted_to = points(calibration, known)
     seen = {kind: bank.look(of_kind(chosen, kind), kind) for kind in kinds}
-    judged = {kind: points(found, known) for kind, found in seen.items()}
-    clean = [p for p in judged["corruptions"] if p.severity == 0]
-    judged["corruptions"] = [p for p in judged["corruptions"] if p.severity > 0]
+    summed = {kind: points(found, known) for kind, found in seen.items()}
+    clean = [p for p in summed["corruptions"] if p.severity == 0]
+    judged = {**summed, "corruptions": [p for p in summed["corruptions"] if p.severity > 0]}
     streams = stream_accuracy(engine, stream(loaded, data), frames, batch, folder / "streams.json")
     images = chosen[-1].source.images()
     begin = time.perf_counter()
@@ -183,9 +183,9 @@ def main(
     flagged = by_flag(
         [
             x
-            for found in seen.values()
+            for kind, found in seen.items()
             for x in judged_with_flags(
-                found, points(found, known), estimator, usual, loaded.manifest.classes, frames
+                found, summed[kind], estimator, usual, loaded.manifest.classes, frames
             )
         ]
     )
