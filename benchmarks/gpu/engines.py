@@ -37,6 +37,7 @@ from edgewf.engines.tensorrt_plans import (
     target_here,
 )
 from edgewf.errors import EdgewfError
+from edgewf.flips import count_flips
 from edgewf.kernels.reference import Objective, em_objective
 from edgewf.settings import BurstSettings
 
@@ -192,7 +193,9 @@ def _flips(expected: Burst, found: Burst, share: float) -> Record:
         )
         for mode in ("deployed", "before", "after")
     }
-    cpu, here = expected.from_deployed.weighted, found.from_deployed.weighted
+    cpu, here = (
+        count_flips(x.record.deployed, x.record.after.label).weighted for x in (expected, found)
+    )
     return {
         "check": "labels and weighted flips against the CPU",
         "same_labels": labels,

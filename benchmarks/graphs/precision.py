@@ -23,6 +23,7 @@ from edgewf.bundle import Bundle
 from edgewf.burst import run_burst
 from edgewf.engines import Images
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+from edgewf.flips import count_flips
 from edgewf.images import image_files, read_image
 from edgewf.shifts import shift
 
@@ -61,8 +62,8 @@ def measure(model: str, data: Path) -> list[dict[str, Any]]:
                     "cell": f"{name} {severity}",
                     "frames": len(frames),
                     "weighted_flips": {
-                        "fp32": a.from_deployed.weighted,
-                        "fp16": b.from_deployed.weighted,
+                        precision: count_flips(x.record.deployed, x.record.after.label).weighted
+                        for precision, x in (("fp32", a), ("fp16", b))
                     },
                     "same_labels": float((a.record.after.label == b.record.after.label).mean()),
                     "gradient_error": float(
