@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,6 +199,8 @@ def test_published_weights_without_a_network(
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
+    # urlopen keeps the proxies of its first call for all later ones of the process.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     refused(
         "resnet18: the published weights could not be downloaded from https://",
         "--weights FILE",
