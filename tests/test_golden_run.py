@@ -102,8 +102,14 @@ def test_run_agrees_with_the_published_code(bundle: Bundle, images: np.ndarray, 
     trace = golden["trace"][:30]
     entropy = [t["mean_entropy"] for t in trace]
     np.testing.assert_allclose([s.mean_entropy for s in steps], entropy, rtol=0.01)
-    assert sum(s.reliable == t["reliable"] for s, t in zip(steps, trace, strict=True)) >= 28
-    assert sum(s.selected == t["selected"] for s, t in zip(steps, trace, strict=True)) >= 28
+    # Sums in another order move a sample over a margin sooner or later, and then the runs part.
+    for key, ours in (
+        ("reliable", [s.reliable for s in steps]),
+        ("selected", [s.selected for s in steps]),
+    ):
+        theirs = [t[key] for t in trace]
+        assert ours[:20] == theirs[:20]
+        np.testing.assert_allclose(ours[20:], theirs[20:], atol=2)
     for mark, tolerance in ((30, 0.05), (100, 0.05), (990, LATE_TOLERANCE[shift])):
         expected = golden["marks"][str(mark)]["weighted_flips"]
         slack = 1.0 if mark <= 100 else 0.0
