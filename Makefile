@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edgewf monitor $(DEMO_BUNDLE) --source demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -39,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest file, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_golden_run.py")
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """PyTorch's depthwise convolutions in float64 crawl with more, when cores are shared."""
