@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from edgewf.cusum import Cusum, Reference
+
 # Frames whose mean and spread are the past. Near-duplicates do not count, so these differ.
 REFERENCE = 200
 # In standard deviations: what is tolerated (Page's reference value, half of the shift that is
@@ -29,25 +31,18 @@ class ConfidenceDrift:
 
     def restart(self) -> None:
         """Forget the past."""
-        self._count = 0
-        self._mean = self._squares = 0.0  # Welford's running mean and sum of squared deviations
-        self._above = self._below = 0.0
+        self._past = Reference(REFERENCE)
+        self._above, self._below = Cusum(TOLERANCE), Cusum(TOLERANCE)
 
     def update(self, confidence: float) -> bool:
         """Take one frame's confidence, 0 to 1 (NaN is passed over); return whether it drifted."""
         if math.isnan(confidence):
             return False
-        if self._count < REFERENCE:
-            self._count += 1
-            deviation = confidence - self._mean
-            self._mean += deviation / self._count
-            self._squares += deviation * (confidence - self._mean)
+        if not self._past.full:
+            self._past.add(confidence)
             return False
-        spread = max(_LEAST_SPREAD, math.sqrt(self._squares / (self._count - 1)))
-        z = (confidence - self._mean) / spread
-        self._above = max(0.0, self._above + z - TOLERANCE)
-        self._below = max(0.0, self._below - z - TOLERANCE)
-        if max(self._above, self._below) < THRESHOLD:
+        z = (confidence - self._past.mean) / max(_LEAST_SPREAD, self._past.spread)
+        if max(self._above.update(z), self._below.update(-z)) < THRESHOLD:
             return False
         self.restart()
         return True
