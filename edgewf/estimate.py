@@ -71,6 +71,18 @@ class Estimate:
             record["true_accuracy"] = _rounded(self.true_accuracy)
         return record
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Estimate:
+        """Read back what `to_json` wrote, rounded as it is."""
+        interval = record["interval"]
+        return cls(
+            **{
+                **record,
+                "interval": None if interval is None else (interval[0], interval[1]),
+                "flags": tuple(record["flags"]),
+            }
+        )
+
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -34,7 +35,7 @@ from edgewf.listener import Listener, Status
 from edgewf.preprocessing import Image
 from edgewf.scheduling import BurstThread, ConfidenceDrift, DutyCycle, Thermostat
 from edgewf.settings import BurstSettings
-from edgewf.stream import WindowSampler
+from edgewf.stream import Window, WindowSampler
 from edgewf.stream.health import SourceHealth
 
 __all__ = ["Listener", "Monitor", "Prediction", "Status"]
@@ -91,6 +92,7 @@ class Monitor:
     Attributes:
         engine: which engine runs, and why.
         latest: the newest estimate; None before the first.
+        picture: the last frame of its window as the model saw it, uint8 [S, S, 3] RGB.
 
     Raises:
         EdgewfError: a damaged bundle, a calibration that does not fit, an engine that cannot run
@@ -114,6 +116,8 @@ class Monitor:
         max_temperature: float | None = None,
     ) -> None:
         self.latest: Estimate | None = None
+        self.picture: Image | None = None
+        self._last_of_window: Image | None = None
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self._names = [label.name for label in self._bundle.labels]
         self._source = source
@@ -323,7 +327,7 @@ class Monitor:
             if self._sampler.full:
                 # Handed over as it is: making one array of it takes too long for this thread.
                 end = now if when is None else when
-                self._bursts.hand_over(self._sampler.take, self._source, end)
+                self._bursts.hand_over(partial(self._window_of, self._sampler), self._source, end)
                 self._sampler = WindowSampler(self._window)
                 self._hurried = False
             self._announcer.frame(self.status)
@@ -335,8 +339,14 @@ class Monitor:
             self._sampler = WindowSampler(self._window)
             self._bursts.hurry()
 
+    def _window_of(self, sampler: WindowSampler) -> Window:
+        """Called in the thread of the bursts, as is `_on_estimate`."""
+        window = sampler.take()
+        self._last_of_window = window.images[-1].copy()  # a view would keep the whole window
+        return window
+
     def _on_estimate(self, estimate: Estimate) -> None:
-        self.latest = estimate
+        self.latest, self.picture = estimate, self._last_of_window
         self._announcer.estimate(estimate)
 
     def _source_health(self) -> SourceHealth:

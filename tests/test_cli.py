@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -19,11 +20,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgewf import __version__
+from edgewf.alerts.webhook import signature
 from edgewf.bundle import CALIBRATION, Bundle
 from edgewf.calibration import Calibration
 from edgewf.cli import main
 from edgewf.engines.select import CANDIDATES
 from edgewf.settings import BurstSettings
+from tests.receiver import Receiver
 from tests.tiny import (
     CLASSES,
     EDGEWF,
@@ -247,6 +250,27 @@ def test_an_alert_sets_the_exit_status_and_runs_the_hook(
     assert result.exit_code == 1
     assert note.read_text() == "on"
     assert len(result.stdout.splitlines()) == 3
+
+
+def test_an_alert_is_not_told_again_after_a_restart(
+    calibrated: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEWF_WEBHOOK_SECRET", "open sesame")
+    arguments = ["monitor", calibrated, "--source", data, "--store", str(tmp_path / "a.db")]
+    with Receiver() as receiver:
+        options = ["--webhook", receiver.url, "--alert-picture", "--alert-below"]
+        assert call(*arguments, *options, "60").exit_code == 1
+        ((headers, body),) = receiver.requests
+        expected = signature("open sesame", headers["X-Edgewf-Timestamp"], body)
+        assert headers["X-Edgewf-Signature"] == expected
+        message = json.loads(body)
+        assert (message["rule"], message["on"], message["threshold"]) == ("below", True, 60.0)
+        picture = np.frombuffer(base64.b64decode(message["picture"]), np.uint8)
+        assert cv2.imdecode(picture, cv2.IMREAD_COLOR).shape == (32, 32, 3)
+        assert call(*arguments, *options, "60").exit_code == 1  # it is still too low
+        assert len(receiver.requests) == 1
+        assert call(*arguments, *options, "65").exit_code == 1  # another rule, not told so far
+        assert len(receiver.requests) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from edgewf.alerts import AlertBelow
 from edgewf.estimate import Estimate
 from edgewf.listener import Listener, Status
-from edgewf.telemetry.alerts import AlertBelow
 from edgewf.telemetry.chart import Column, accuracy_chart
 from edgewf.telemetry.display import LiveDisplay, PlainDisplay, Session, open_display
 from tests.states import ESTIMATE, WELL
@@ -218,7 +218,7 @@ SCRIPT = """
 import sys, time
 from edgewf.estimate import Estimate
 from edgewf.listener import Status
-from edgewf.telemetry import AlertBelow, JsonLines, open_display
+from edgewf.telemetry import JsonLines, open_display
 from edgewf.telemetry.display import Session
 
 display, records = open_display(Session("a model", "demo", None, 250)), JsonLines()

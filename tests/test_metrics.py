@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgewf.alerts.alerter import State
 from edgewf.errors import EdgewfError
 from edgewf.telemetry.metrics import MetricsServer, parse_address
 from tests.states import ESTIMATE
@@ -23,7 +24,8 @@ Samples = dict[str, list[tuple[dict[str, str], float]]]
 @pytest.fixture
 def server() -> Iterator[MetricsServer]:
     running = set(threading.enumerate())
-    made = MetricsServer("0", "lite0", "rtsp://me:***@door/1")
+    alerts = [State("below", True, 1790000000.0, "low"), State("change", False, None, "")]
+    made = MetricsServer("0", "lite0", "rtsp://me:***@door/1", alerts=lambda: alerts)
     yield made
     made.close()
     assert set(threading.enumerate()) == running
@@ -50,6 +52,7 @@ def test_before_anything_is_known(server: MetricsServer) -> None:
     samples = ask(server)
     assert value(samples, "edgewf_estimates_total") == 0
     assert "edgewf_accuracy_ratio" not in samples
+    assert {labels["rule"]: x for labels, x in samples["edgewf_alert"]} == {"below": 1, "change": 0}
 
 
 def test_an_estimate_and_health(server: MetricsServer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from edgewf.commands.alerting import ALERTS, Alerting, alert_options
 from edgewf.commands.groups import GroupedCommand
 from edgewf.commands.options import burst_options, estimator_option, open_bundle, stderr_console
 from edgewf.commands.running import (
@@ -17,7 +18,6 @@ from edgewf.commands.running import (
     service_listeners,
     terminated_like_ctrl_c,
 )
-from edgewf.errors import EdgewfError
 
 EXIT_ALERT = 1
 
@@ -26,7 +26,8 @@ EXIT_ALERT = 1
     cls=GroupedCommand,
     groups={
         "Frames": ("uri", "labelled", "stride", "max_windows"),
-        "Output and alerts": ("as_json", "output", "store", "metrics", "alert_below", "hook"),
+        "Output": ("as_json", "output", "store", "metrics"),
+        "Alerts": ALERTS,
         "Schedule": SCHEDULE,
         "Service": SERVICE,
         "Engine": ("engine_name", "threads"),
@@ -43,7 +44,7 @@ EXIT_ALERT = 1
     },
     epilog="""\b
 Sources: /dev/video0, v4l2:///dev/video0, rtsp://..., http://..., csi://0, a video file,
-a folder of images, demo. Exit status: 0, 1 if the accuracy fell below --alert-below, 2 on errors.
+a folder of images, demo. Exit status: 0, 1 if an alert on the accuracy was on, 2 on errors.
 Examples:
   edgewf monitor bundles/efficientnet_lite0 --source demo
   edgewf monitor BUNDLE --source rtsp://camera/stream --alert-below 60 --hook ./page-me
@@ -62,10 +63,6 @@ Examples:
     help="Remember estimates and health, for `edgewf history`.",
 )
 @click.option("--metrics", metavar="[HOST:]PORT", help="Serve Prometheus metrics.")
-@click.option(
-    "--alert-below", type=click.FloatRange(0, 100), metavar="PERCENT", help="Alert under this."
-)
-@click.option("--hook", metavar="COMMAND", help="Run when the alert goes on and off.")
 @click.option("--max-windows", type=click.IntRange(1), metavar="N", help="Stop after N estimates.")
 @click.option(
     "--stride",
@@ -75,6 +72,7 @@ Examples:
     metavar="N",
     help="Look at every N-th frame.",
 )
+@alert_options
 @running_options
 @estimator_option
 @burst_options
@@ -86,8 +84,6 @@ def monitor(
     output: str | None,
     store: Path | None,
     metrics: str | None,
-    alert_below: float | None,
-    hook: str | None,
     max_windows: int | None,
     stride: int,
     duty_cycle: float | None,
@@ -104,42 +100,44 @@ def monitor(
     from edgewf.monitor import DUTY_CYCLE, Monitor
     from edgewf.report import summary_line
     from edgewf.stream import open_source
-    from edgewf.telemetry import AlertBelow, JsonLines, Session, open_display
+    from edgewf.telemetry import JsonLines, Session, open_display
     from edgewf.telemetry.metrics import MetricsServer
     from edgewf.telemetry.store import Store
     from edgewf.telemetry.storing import StoreListener
+    from edgewf.telemetry.thumbnail import thumbnail
     from edgewf.watch import watch
 
-    if hook is not None and alert_below is None:
-        raise EdgewfError("--hook needs --alert-below PERCENT: there is nothing to tell it of")
+    wanted = Alerting(**{name: burst.pop(name) for name in ALERTS})
     loaded, calibration, settings = open_bundle(bundle, burst)
-    if calibration is None and alert_below is not None:
-        raise EdgewfError(
-            f"--alert-below needs an accuracy, and {bundle} has no calibration: run "
-            f"`edgewf calibrate {bundle} --data DIR` first"
-        )
+    if calibration is None:
+        wanted.refuse_accuracy(bundle)
     source = open_source(uri, labels=loaded.labels if labelled else None, seed=settings.seed)
-    alert = None if alert_below is None else AlertBelow(alert_below, hook)
-    listeners: list[Listener] = [] if alert is None else [alert]
+    deliveries = wanted.deliveries()
+    settings_of_run = {
+        "model": loaded.manifest.model,
+        "fingerprint": loaded.manifest.fingerprint,
+        "source": source.uri,
+        "estimator": estimator_name,
+        "burst": settings.to_json(),
+        **wanted.rules_to_json(),
+    }
+    opened = None if store is None else Store(store)
+    alerter = wanted.alerter(deliveries, opened, settings_of_run)
+    listeners: list[Listener] = [alerter]
     if as_json:
         listeners.append(JsonLines(None))
     if output is not None:
         listeners.append(JsonLines(output))
-    if store is not None:
-        settings_of_run = {
-            "model": loaded.manifest.model,
-            "fingerprint": loaded.manifest.fingerprint,
-            "source": source.uri,
-            "estimator": estimator_name,
-            "burst": settings.to_json(),
-            "alert_below": alert_below,
-        }
-        listeners.append(StoreListener(Store(store), settings_of_run))
+    if opened is not None:
+        listeners.append(StoreListener(opened, settings_of_run))
     if metrics is not None:
-        listeners.append(MetricsServer(metrics, loaded.manifest.model, source.uri))
+        listeners.append(
+            MetricsServer(metrics, loaded.manifest.model, source.uri, alerts=lambda: alerter.state)
+        )
+    listeners += [delivery for delivery in deliveries if isinstance(delivery, Listener)]
     listeners += service_listeners(status)
     session = Session(
-        loaded.manifest.model, source.uri, source.frames_total, settings.window, alert
+        loaded.manifest.model, source.uri, source.frames_total, settings.window, alerter.below
     )
     shared_terminal = as_json and sys.stdout.isatty()
     listeners.append(open_display(session, live=False if shared_terminal else None))
@@ -160,8 +158,10 @@ def monitor(
             every=every,
             max_temperature=max_temperature,
         )
+        if wanted.alert_picture:
+            alerter.take_picture = lambda: thumbnail(running.picture)
         click.echo(f"edgewf: {running.engine}", err=True)
         summary = watch(running, source, stride=stride, max_windows=max_windows)
     stderr_console().print(summary_line(summary), highlight=False)
-    if alert is not None and alert.fired:
+    if alerter.fired:
         sys.exit(EXIT_ALERT)

@@ -15,11 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from edgewf.alerts.rules import AlertBelow
 from edgewf.estimate import Estimate
 from edgewf.health import Health
 from edgewf.journal import INFO, WARNING, journal_prefix
 from edgewf.listener import Listener, Status
-from edgewf.telemetry.alerts import AlertBelow
 from edgewf.telemetry.chart import Column, accuracy_chart
 
 _REFRESH_HZ = 4

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from edgewf.alerts.alerter import State
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
 from edgewf.flags import REASONS
@@ -30,6 +31,7 @@ class MetricsServer(Listener):
     Args:
         address: "PORT" or "HOST:PORT"; without a host only this machine can ask.
         model, source: the labels.
+        alerts: returns where the rules of alerts stand; called for every request.
 
     Attributes:
         port: that is listened on, which the system chose if PORT was 0.
@@ -38,12 +40,19 @@ class MetricsServer(Listener):
         EdgewfError: prometheus-client is missing, no such address, or it is taken.
     """
 
-    def __init__(self, address: str, model: str, source: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        source: str,
+        alerts: Callable[[], Sequence[State]] = tuple,
+    ) -> None:
         try:
             import prometheus_client as prometheus
         except ImportError as error:
             raise EdgewfError("--metrics needs pip install 'edgewf[metrics]'") from error
         self._labels = {"model": model, "source": source}
+        self._alerts = alerts
         # Replaced as a whole by one thread and read by another.
         self._estimate: Estimate | None = None
         self._health: Health | None = None
@@ -81,6 +90,9 @@ class MetricsServer(Listener):
             yield from self._of_estimate(self._estimate)
         if self._health is not None:
             yield from self._of_health(self._health)
+        rules = {alert.rule: alert.on for alert in self._alerts()}
+        on = [name for name, state in rules.items() if state]
+        yield self._states("edgewf_alert", "1 while the alert is on.", "rule", rules, on)
 
     def _of_estimate(self, e: Estimate) -> Iterator[Any]:
         if e.accuracy is not None and e.interval is not None:
