@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,17 +48,23 @@ class Monitored:
 
     Args:
         arguments: of `edgewf monitor`, without the outputs.
-        folder: takes the status file and the estimates.
+        folder: takes the status file, the estimates, the store and what the alert hook was told.
 
     Attributes:
         lives: oldest first.
-        status: the file of --status.
-        output: the file of --output.
+        status, output, store: the files of these options.
+        alerts: takes a line for every message that the alert hook was given.
     """
 
     def __init__(self, arguments: Sequence[str], folder: Path) -> None:
         self.status, self.output = folder / "status.json", folder / "estimates.jsonl"
+        self.store, self.alerts = folder / "past.db", folder / "alerts.jsonl"
+        hook = folder / "hook"
+        hook.write_text(f"#!/bin/sh\nexec cat >> {shlex.quote(str(self.alerts))}\n")
+        hook.chmod(0o700)
         outputs = ["--json", "--output", str(self.output), "--status", str(self.status)]
+        outputs += ["--store", str(self.store), "--metrics", "0"]
+        outputs += ["--alert-unhealthy", "5", "--alert-pause", "20", "--hook", str(hook)]
         self._command = [*EDGEWF, "monitor", *arguments, *outputs]
         self._reading = threading.Event()
         self._reading.set()

@@ -22,6 +22,7 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
     last = int(ended[1]) if ended else -1
     lost = [life["told"] for life in lives if life["told"] > life["printed"]]
     unseen = [f["fault"] for f in record["faults"] if not visible(f)]
+    alerts = record["alerts"]
     ill = [f["fault"] for f in record["faults"] if f["healed_after"] is None]
     return [
         check(
@@ -39,6 +40,12 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
             f"{sum(x['printed'] for x in lives)} printed, the last life counted {last}",
         ),
         check("the file has what stdout had", record["same_on_stdout"], ""),
+        check("the store has it too", record["same_in_store"], ""),
+        check(
+            "the alert hook was told, and of the end too",
+            bool(alerts) and not alerts[-1]["on"],
+            f"{len(alerts)} messages",
+        ),
         check("every fault shows in health", not unseen, ", ".join(unseen)),
         check("all is well after every fault", not ill, ", ".join(ill)),
         check(

@@ -34,6 +34,7 @@ from edgewf.errors import EdgewfError
 from edgewf.health import Health
 from edgewf.status_file import probe
 from edgewf.stream import open_source
+from edgewf.telemetry.store import Store
 
 FRAMES = 600  # that the camera shows again and again
 FAULT_S = 50.0  # longer than the age at which a status file counts as that of a dead monitor
@@ -220,7 +221,10 @@ def main(
         try:
             soak.run(quiet)
             ended_in = monitored.terminate()
-            written = monitored.output.read_text().splitlines()
+            written = [json.loads(line) for line in monitored.output.read_text().splitlines()]
+            with Store(monitored.store, read_only=True) as store:
+                stored = [entry.record for entry in store.estimates()]
+            alerts = [json.loads(line) for line in monitored.alerts.read_text().splitlines()]
         finally:
             monitored.stop()
             server.terminate()
@@ -239,8 +243,10 @@ def main(
             {"printed": len(x.printed), "told": x.told, "code": x.code, "log": x.log}
             for x in monitored.lives
         ],
-        "same_on_stdout": [json.loads(line) for line in written]
+        "same_on_stdout": written
         == [estimate for life in monitored.lives for estimate in life.printed],
+        "same_in_store": written == stored,
+        "alerts": [{key: x[key] for key in ("rule", "on", "text", "time")} for x in alerts],
     }
     record["checks"] = judge(record)
     output.mkdir(parents=True, exist_ok=True)
