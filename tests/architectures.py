@@ -76,8 +76,8 @@ TIMM = tuple(Architecture(f"timm/{name}") for name in _TIMM.split())
 
 # The smallest of each kind, for every change.
 _FEW = """
-    densenet121 mobilenet_v3_small efficientnet_b0 mnasnet0_5 shufflenet_v2_x0_5 regnet_y_400mf
-    googlenet inception_v3 timm/resnetblur18 timm/ecaresnet26t timm/skresnet18 timm/repvgg_a0
+    mobilenet_v3_small efficientnet_b0 mnasnet0_5 shufflenet_v2_x0_5 regnet_y_400mf
+    googlenet timm/resnetblur18 timm/ecaresnet26t timm/skresnet18 timm/repvgg_a0
     timm/ghostnet_050 timm/mobilenetv4_conv_small timm/tf_efficientnet_lite0 timm/mixnet_s
     timm/hrnet_w18_small timm/dla46_c
 """

@@ -26,8 +26,9 @@ BATCH, PROBES, PROBE_BATCH = 64, 1000, 100
 MARKS = (30, 100, 990)
 # Selection is a threshold, so rounding errors decide on single samples and grow. On the clean
 # images PyTorch 2.13 itself, running the published method in float32 on one thread, ends at 30.15
-# where the golden run has 26.17: 15 % apart. There the end would test luck.
-TO_THE_END = ("noise", "contrast")
+# where the golden run has 26.17: 15 % apart. There the end would test luck; and of the other two
+# one is enough for a run of minutes.
+TO_THE_END = ("contrast",)
 SETTINGS = BurstSettings(
     objective="rdumb",
     steps=MARKS[-1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import sys
@@ -23,6 +24,7 @@ from edgewf.estimate import Estimate
 from edgewf.jetson import Board
 from edgewf.scheduling import BurstThread, ConfidenceDrift, DutyCycle, Thermostat
 from edgewf.scheduling.drift import REFERENCE
+from edgewf.scheduling.duty import waited
 from edgewf.stream import Window
 from tests.boards import change, write_board
 from tests.states import ESTIMATE
@@ -64,6 +66,42 @@ def test_who_rests_as_told_stays_below_the_share(
     measured = duty.measured()
     assert measured is not None
     assert measured <= share * (1 + 1e-6)
+
+
+def test_waiting_for_a_core_is_no_work() -> None:
+    clock, lost = Clock(), Clock()
+    duty = DutyCycle(0.1, clock, lost)
+    for _ in range(3):
+        duty.begin()
+        clock.now += 10
+        lost.now += 8
+        assert duty.end() == pytest.approx(2 * 9)
+        clock.now += 20
+    assert duty.measured() == pytest.approx(6 / 90)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells what a thread waited for")
+def test_threads_that_share_a_core_wait_for_it() -> None:
+    core = {min(os.sched_getaffinity(0))}
+    found: list[tuple[float, float, float]] = []
+    data = bytes(1 << 20)  # large enough for hashlib to let the other threads run
+
+    def work() -> None:
+        os.sched_setaffinity(threading.get_native_id(), core)
+        began, before, used = time.monotonic(), waited(), time.thread_time()
+        while time.thread_time() - used < 0.3:
+            hashlib.sha256(data)
+        found.append((time.monotonic() - began, waited() - before, time.thread_time() - used))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if not any(lost for _, lost, _ in found):
+        pytest.skip("this kernel keeps no statistics of its scheduler")
+    wall, lost, used = max(found)
+    assert lost == pytest.approx(wall - used, rel=0.5)
 
 
 def test_the_measured_share_is_that_of_the_last_ten_minutes() -> None:
