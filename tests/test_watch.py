@@ -206,13 +206,16 @@ def test_ctrl_c_in_a_burst_ends_the_run_cleanly(
     source, notes = Watched(open_source(str(folder))), Notes()
 
     class CtrlC(Listener):
+        sent = False
+
         def progress(self, step: int, steps: int) -> None:
-            if step < steps and len(notes.estimates) == windows_before:
+            if not self.sent and len(notes.estimates) == windows_before:
+                self.sent = True
                 main = threading.main_thread().ident
                 assert main is not None
                 signal.pthread_kill(main, signal.SIGINT)
 
-    # At this duty cycle a burst takes seconds, so it is under way when the signal comes.
+    # At this duty cycle a burst rests for long, so it is under way when the signal comes.
     summary = watch(make(notes, CtrlC(), duty_cycle=0.01), source)
     assert summary.interrupted
     assert summary.windows == len(notes.estimates) == windows_before
