@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgewf.bundle import Bundle
 from edgewf.burst import Burst, Progress, run_burst
 from edgewf.calibration import Calibration, Point
+from edgewf.doubtful import DoubtfulFrame, doubtful_frames
 from edgewf.engines import Engine, Images
 from edgewf.estimate import Estimate
 from edgewf.estimators import DEFAULT
@@ -24,7 +25,11 @@ _REPORTED = {"weighted_flips", "flips", "average_confidence", "dispersion"}
 
 
 class Estimator:
-    """Estimates the deployed network's accuracy on one window after another."""
+    """Estimates the deployed network's accuracy on one window after another.
+
+    Attributes:
+        doubtful: the frames of the last window that are the least to be trusted, the worst first.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Estimator:
         """
         if calibration is not None:
             calibration.check(bundle.manifest, settings)
+        self.doubtful: tuple[DoubtfulFrame, ...] = ()
         self.manifest = bundle.manifest
         self.engine = engine
         self.fitted = None if calibration is None else calibration.estimator(estimator)
@@ -81,6 +87,7 @@ class Estimator:
         if self.fitted is not None:
             accuracy = self.fitted(scores)
             interval = self.fitted.interval(scores, len(images))
+        self.doubtful = doubtful_frames(images, burst.record)
         truth = None
         if labels is not None:
             truth = float(100 * (burst.record.deployed.label == labels).mean())

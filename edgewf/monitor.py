@@ -23,6 +23,7 @@ import numpy as np
 from edgewf.announcer import Announcer
 from edgewf.bundle import Bundle
 from edgewf.calibration import Calibration
+from edgewf.doubtful import DoubtfulFrame
 from edgewf.engines.select import AUTO, select_engine
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
@@ -43,6 +44,7 @@ __all__ = ["Listener", "Monitor", "Prediction", "Status"]
 DUTY_CYCLE = 0.1
 HEALTH_S = 5.0
 STALLED_S = 5.0
+CURRENT_S = 0.5  # between two frames that are kept to be looked at
 LONG_S = 1800.0  # that a burst may take
 
 
@@ -93,6 +95,9 @@ class Monitor:
         engine: which engine runs, and why.
         latest: the newest estimate; None before the first.
         picture: the last frame of its window as the model saw it, uint8 [S, S, 3] RGB.
+        doubtful: the frames of its window that are the least to be trusted, the worst first.
+        current: a frame of the last half second, or else the last, as the model sees it; None
+            before the first.
 
     Raises:
         EdgewfError: a damaged bundle, a calibration that does not fit, an engine that cannot run
@@ -117,6 +122,9 @@ class Monitor:
     ) -> None:
         self.latest: Estimate | None = None
         self.picture: Image | None = None
+        self.doubtful: tuple[DoubtfulFrame, ...] = ()
+        self.current: Image | None = None
+        self._next_current = 0.0
         self._last_of_window: Image | None = None
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self._names = [label.name for label in self._bundle.labels]
@@ -140,7 +148,10 @@ class Monitor:
         def load() -> Estimator:
             selection = select_engine(engine, self._bundle, threads)
             self.engine = str(selection)
-            return Estimator(self._bundle, selection.engine, calibration, settings, estimator)
+            self._estimator = Estimator(
+                self._bundle, selection.engine, calibration, settings, estimator
+            )
+            return self._estimator
 
         try:
             self._bursts = BurstThread(
@@ -320,6 +331,9 @@ class Monitor:
         with self._offering:
             self._seen += 1
             self._last_frame = now
+            if time.monotonic() >= self._next_current:
+                self._next_current = time.monotonic() + CURRENT_S
+                self.current = crop.copy()  # the caller may use its memory again
             kept = self._sampler.offer(crop, truth)
             self._kept += kept
             if kept and confidence is not None and self._drift.update(confidence):
@@ -347,6 +361,7 @@ class Monitor:
 
     def _on_estimate(self, estimate: Estimate) -> None:
         self.latest, self.picture = estimate, self._last_of_window
+        self.doubtful = self._estimator.doubtful
         self._announcer.estimate(estimate)
 
     def _source_health(self) -> SourceHealth:

@@ -26,7 +26,7 @@ EXIT_ALERT = 1
     cls=GroupedCommand,
     groups={
         "Frames": ("uri", "labelled", "stride", "max_windows"),
-        "Output": ("as_json", "output", "store", "metrics"),
+        "Output": ("as_json", "output", "store", "metrics", "dashboard"),
         "Alerts": ALERTS,
         "Schedule": SCHEDULE,
         "Service": SERVICE,
@@ -63,6 +63,7 @@ Examples:
     help="Remember estimates and health, for `edgewf history`.",
 )
 @click.option("--metrics", metavar="[HOST:]PORT", help="Serve Prometheus metrics.")
+@click.option("--dashboard", metavar="[HOST:]PORT", help="Serve a page that shows it.")
 @click.option("--max-windows", type=click.IntRange(1), metavar="N", help="Stop after N estimates.")
 @click.option(
     "--stride",
@@ -84,6 +85,7 @@ def monitor(
     output: str | None,
     store: Path | None,
     metrics: str | None,
+    dashboard: str | None,
     max_windows: int | None,
     stride: int,
     duty_cycle: float | None,
@@ -96,6 +98,9 @@ def monitor(
     **burst: Any,
 ) -> None:
     """Watch a stream and estimate the accuracy window by window."""
+    from edgewf.alerts.past import read_past
+    from edgewf.alerts.secrets import secret
+    from edgewf.dashboard import Dashboard
     from edgewf.listener import Listener
     from edgewf.monitor import DUTY_CYCLE, Monitor
     from edgewf.report import summary_line
@@ -134,6 +139,22 @@ def monitor(
         listeners.append(
             MetricsServer(metrics, loaded.manifest.model, source.uri, alerts=lambda: alerter.state)
         )
+    page = None
+    if dashboard is not None:
+        page = Dashboard(
+            dashboard,
+            secret("EDGEWF_DASHBOARD_TOKEN"),
+            model=loaded.manifest.model,
+            source=source.uri,
+            window=settings.window,
+            names=[label.name for label in loaded.labels],
+            frames_total=source.frames_total,
+            threshold=None if alerter.below is None else alerter.below.threshold_percent,
+            past=read_past(opened, settings_of_run).estimates,
+            alerts=lambda: alerter.state,
+        )
+        listeners.append(page)
+        click.echo(f"edgewf: dashboard at {page.url}", err=True)
     listeners += [delivery for delivery in deliveries if isinstance(delivery, Listener)]
     listeners += service_listeners(status)
     session = Session(
@@ -158,6 +179,8 @@ def monitor(
             every=every,
             max_temperature=max_temperature,
         )
+        if page is not None:
+            page.monitor = running
         if wanted.alert_picture:
             alerter.take_picture = lambda: thumbnail(running.picture)
         click.echo(f"edgewf: {running.engine}", err=True)
