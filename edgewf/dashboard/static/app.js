@@ -6,7 +6,7 @@ const SILENT_S = 12; // without a word from the server, which speaks every 5 s
 const UNREPORTED_S = 20; // without a report of health, of which there is one every 5 s
 const LEAST_STALE_S = 180;
 const PICTURE_S = 2;
-const ROWS = 12;
+const ROWS = matchMedia("(max-width: 640px)").matches ? 6 : 14;
 const RANGES = [["1 h", 3600], ["24 h", 86400], ["7 d", 7 * 86400], ["All", Infinity]];
 const RULES = { below: "Low accuracy", change: "Worse than usual", unhealthy: "Monitor unwell" };
 const FLAGS = {
@@ -50,6 +50,7 @@ function length(seconds) {
   const s = Math.max(0, seconds);
   if (s < 10) return `${s.toFixed(1)} s`;
   if (s < 100) return `${Math.round(s)} s`;
+  if (s < 600) return `${(s / 60).toFixed(1)} min`;
   if (s < 5400) return `${Math.round(s / 60)} min`;
   if (s < 48 * 3600) return `${Math.round(s / 3600)} h`;
   return `${Math.round(s / 86400)} days`;
@@ -64,7 +65,7 @@ function notices() {
   const silent = heard === null ? 0 : (Date.now() - heard) / 1000;
   const health = state.health;
   if (state.ended) {
-    found.push(["bad", "The run has ended.", `These are its last numbers, from ${clock(state.now, true)}.`]);
+    found.push(["warn", "The run has ended.", `These are its last numbers, from ${clock(state.now, true)}.`]);
   } else if (silent > SILENT_S) {
     found.push(["bad", `No connection to the monitor since ${clock(heard / 1000 + ahead)}.`, "What you see is old. Trying again …"]);
   } else if (health && state.now - health.time > UNREPORTED_S) {
@@ -91,7 +92,7 @@ function staleness() {
 }
 
 function renderLink(problems) {
-  const [kind, text] = state.ended ? ["bad", "ended"]
+  const [kind, text] = state.ended ? ["", "ended"]
     : heard !== null && (Date.now() - heard) / 1000 > SILENT_S ? ["bad", "no connection"]
     : problems.some(([how]) => how === "bad") ? ["bad", "alert"]
     : problems.length ? ["warn", "look here"] : ["good", "live"];
@@ -155,7 +156,7 @@ function renderGauge(last) {
 
 function renderAlerts() {
   if (!state.alerts.length) {
-    $("alerts").replaceChildren(make("li", { className: "note quiet" },
+    $("alerts").replaceChildren(make("li", { className: "none" },
       "None is set. The options --alert-below, --alert-on-change and --alert-unhealthy of the monitor set them."));
     return;
   }
@@ -241,7 +242,7 @@ function renderDoubtful() {
     $("doubtful-text").textContent = "The frames of the last window to trust least: here deployed and adapted network agree least.";
   }
   $("doubtful").replaceChildren(...state.doubtful.map((frame, i) => {
-    const other = frame.adapted === frame.label ? "the burst agrees" : `after the burst ${frame.adapted}`;
+    const other = frame.adapted === frame.label ? "adapted agrees" : `adapted says ${frame.adapted}`;
     return make("figure", {},
       make("div", { className: "picture" }, make("img", { src: `/frames/doubtful/${i}.jpg?n=${state.newest}`, alt: `Frame taken for ${frame.label}` })),
       make("figcaption", {}, make("strong", {}, frame.label), make("span", {}, `${frame.confidence.toFixed(0)} % sure`), make("span", {}, other)));
@@ -303,9 +304,9 @@ function renderChart() {
     entry("estimate", draw("path", { class: "line", d: "M0,6h20" })),
     entry("90 % interval", draw("rect", { class: "band", width: 20, height: 12, rx: 2 })),
   ];
-  if (shown.some((row) => row.true !== null)) entries.push(entry("true accuracy", draw("path", { class: "truth", d: "M4,6h12" })));
+  if (shown.some((row) => row.true !== null)) entries.push(entry("true accuracy", draw("path", { class: "truth", d: "M5,6l5,-5l5,5l-5,5z" })));
   if (shown.some((row) => row.flags.length)) entries.push(entry("flagged: doubt it", draw("circle", { class: "flagged", cx: 10, cy: 6, r: 4 })));
-  if (about.threshold !== null) entries.push(entry("alert", draw("path", { class: "limit", d: "M0,6h20" })));
+  if (about.threshold !== null) entries.push(entry(`alert below ${about.threshold} %`, draw("path", { class: "limit", d: "M0,6h20" })));
   $("legend").replaceChildren(...(known.length ? entries : []));
 }
 

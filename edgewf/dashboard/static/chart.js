@@ -115,15 +115,14 @@ export class Chart {
     }
     if (threshold !== null) {
       parts.push(draw("line", { class: "limit", x1: MARGIN.left, x2: right, y1: y(threshold), y2: y(threshold) }));
-      const text = `alert below ${threshold} %`;
-      parts.push(draw("text", { class: "limit-text", x: MARGIN.left + 8, y: y(threshold) + (y(threshold) > bottom - 24 ? -7 : 16) }, text));
     }
     const crowded = this.points.length > 1 && (right - MARGIN.left) / this.points.length < ROOM_FOR_POINTS;
+    const small = (right - MARGIN.left) / this.points.length < 2 * ROOM_FOR_POINTS;
     this.points.forEach((p, i) => {
-      if (p.true !== null && !crowded) parts.push(draw("path", { class: "truth", d: `M${p.x - 4},${y(p.true)}h8` }));
+      if (p.true !== null && !crowded) parts.push(draw("path", { class: "truth", d: `M${p.x - 5},${y(p.true)}l5,-5l5,5l-5,5z` }));
       if (crowded && i < this.points.length - 1) return;
       const low = threshold !== null && p.accuracy < threshold ? " low" : "";
-      parts.push(draw("circle", { class: `point${p.flags.length ? " flagged" : ""}${low}`, cx: p.x, cy: p.y, r: p.flags.length ? 4 : 4.5 }));
+      parts.push(draw("circle", { class: `point${small ? " small" : ""}${p.flags.length ? " flagged" : ""}${low}`, cx: p.x, cy: p.y, r: small ? 3 : 4.5 }));
     });
     this.cross = draw("g");
     parts.push(this.cross);
