@@ -56,7 +56,10 @@ function length(seconds) {
   return `${Math.round(s / 86400)} days`;
 }
 
-const ago = (seconds) => (now() - seconds < 5 ? "just now" : `${length(Math.max(5, Math.floor(now() - seconds)))} ago`);
+function ago(seconds) {
+  const age = now() - seconds;
+  return age < 5 ? "just now" : age < 100 ? `${Math.floor(age)} s ago` : `${length(age)} ago`;
+}
 
 // What the page says
 
@@ -157,7 +160,8 @@ function renderGauge(last) {
 function renderAlerts() {
   if (!state.alerts.length) {
     $("alerts").replaceChildren(make("li", { className: "none" },
-      "None is set. The options --alert-below, --alert-on-change and --alert-unhealthy of the monitor set them."));
+      "None is set. The monitor’s options ", make("code", {}, "--alert-below"), ", ", make("code", {}, "--alert-on-change"),
+      " and ", make("code", {}, "--alert-unhealthy"), " set them."));
     return;
   }
   $("alerts").replaceChildren(...state.alerts.map((alert) => {
@@ -368,6 +372,7 @@ function take(news) {
   ahead = state.now - heard / 1000;
   if (state.status) rates = [...rates.slice(-20), [state.now, state.status.seen]];
   render();
+  if (about && !chart.data) renderChart();
   if (about) catchUp();
 }
 
@@ -388,6 +393,7 @@ function connect() {
 
 $("more").onclick = () => { shownRows += 50; renderLog(); };
 document.addEventListener("visibilitychange", () => { if (!document.hidden && (events.readyState === EventSource.CLOSED || Date.now() - heard > 1000 * SILENT_S)) connect(); });
+addEventListener("resize", render);
 setInterval(render, 1000);
 setInterval(() => { if (about && state && !state.ended) renderChart(); }, 10000);
 setInterval(() => { if (events.readyState === EventSource.CLOSED) ask("/api/state").then(() => connect(), () => {}); }, 5000);
