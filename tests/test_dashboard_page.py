@@ -77,15 +77,16 @@ def test_it_shows_the_estimate_the_past_the_frames_and_the_health(
     browser.size(1280, 900)
     enter(browser, dashboard)
     assert browser.text("accuracy").startswith("70.0")
-    assert browser.text("interval") == "90 % interval 62.5 – 77.5 %"
+    assert browser.text("interval") == "90 % interval 62.5 \u2013 77.5 %"
     assert "the scores lie outside" in browser.text("now-flags")
     assert browser.text("window-text") == "100 of 250 frames"
-    assert "31 estimates from 60.0 to 70.0 %, the last 70.0 %" == browser.value(
-        "document.querySelector('#chart svg').getAttribute('aria-label')"
+    assert (
+        browser.value("document.querySelector('#chart svg').getAttribute('aria-label')")
+        == "31 estimates from 60.0 to 70.0 %, the last 70.0 %"
     )
     first = browser.value("document.querySelector('#log tr').innerText")
     assert "70.0 %" in first
-    assert "62.5 – 77.5 %" in first
+    assert "62.5 \u2013 77.5 %" in first
     assert "20 s" in first
     assert "extrapolating" in first
     assert "61 °C" in browser.text("health")
