@@ -418,9 +418,11 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photographs_of_classes(tmp_path_factory.mktemp("frames"), 8, seed=3)
 
 
-def run(bundle: Bundle, frames: Path, *options: str) -> subprocess.Popen[str]:
+def run(
+    bundle: Bundle, frames: Path, *options: str, token: str | None = TOKEN
+) -> subprocess.Popen[str]:
     command = [*EDGEWF, "monitor", str(bundle.folder), "--source", str(frames), *options]
-    environment = {**os.environ, "EDGEWF_DASHBOARD_TOKEN": TOKEN}
+    environment = {**os.environ, **({} if token is None else {"EDGEWF_DASHBOARD_TOKEN": token})}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -430,8 +432,13 @@ def test_refusals_of_the_command_end_with_2(bundle: Bundle, frames: Path) -> Non
         taken.listen()
         process = run(bundle, frames, "--dashboard", str(taken.getsockname()[1]))
         _, said = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "in use" in said
+        assert "Traceback" not in said
+    process = run(bundle, frames, "--dashboard", "0.0.0.0:0", token=None)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "in use" in said
+    assert "there is no token: set EDGEWF_DASHBOARD_TOKEN" in said
     assert "Traceback" not in said
 
 

@@ -160,7 +160,7 @@ class Feed:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+    return None if value is None else round(value, 3)
 
 
 def _text(value: Any) -> str:
