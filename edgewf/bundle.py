@@ -9,6 +9,8 @@ backward.onnx     dlogits, residuals, affine, source_weight -> affine_grad
 weights.bin       weights of the graphs, each stored once
 affine.npy        float32 [P], the deployed BatchNorm scales and shifts
 calibration.json  windows of known accuracy, once `edgewf calibrate` has run
+fisher.npy        float32 [P], once it has run with the objective eata: how much the predictions
+                  depend on each of `affine`
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ GRAPHS = ("infer.onnx", "probe.onnx", "forward.onnx", "backward.onnx")
 WEIGHTS = "weights.bin"
 AFFINE = "affine.npy"
 CALIBRATION = "calibration.json"
+FISHER = "fisher.npy"
 
 # Inputs of the backward graph that are no residuals of the forward graph.
 BACKWARD_INPUTS = ("dlogits", "affine", "source_weight")
@@ -213,6 +216,31 @@ class Bundle:
         if self.manifest.labels is not None:
             return list(self.manifest.labels)
         return [Label(str(i)) for i in range(self.manifest.classes)]
+
+    def fisher(self) -> NDArray[np.float32]:
+        """Return the Fisher information that the objective eata needs, float32 [P].
+
+        Raises:
+            EdgewfError: there is none yet, or the file is damaged.
+        """
+        path = self.folder / FISHER
+        again = f"run `edgewf calibrate {self.folder} --objective eata --data DIR`"
+        try:
+            fisher = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise EdgewfError(
+                f"{self.folder} has no {FISHER}, which the objective eata needs: {again}"
+            ) from None
+        except (OSError, ValueError, EOFError) as error:
+            raise EdgewfError(f"{path}: damaged ({error}): {again}") from error
+        if fisher.shape != self.affine.shape or fisher.dtype != np.float32:
+            raise EdgewfError(
+                f"{path}: {fisher.dtype} {fisher.shape}, expected float32 {self.affine.shape}: "
+                f"{again}"
+            )
+        if not (np.isfinite(fisher).all() and (fisher >= 0).all()):
+            raise EdgewfError(f"{path}: holds values that no squares are: {again}")
+        return np.asarray(fisher, np.float32)
 
     def path(self, name: str) -> Path:
         """Return the path of a file of the bundle."""

@@ -24,6 +24,7 @@ from edgewf.calibration import Calibration, Point
 from edgewf.engines import BurstRecord, Engine, Images
 from edgewf.errors import EdgewfError
 from edgewf.estimators.table import KEYS, References, evaluate
+from edgewf.fisher import fisher_hash, keep_fisher
 from edgewf.images import read_image
 from edgewf.settings import BurstSettings
 from edgewf.shifts import calibration_shifts, shift
@@ -88,7 +89,8 @@ def calibrate(
 ) -> Calibration:
     """Measure every shift on every window, and store the points in the bundle.
 
-    The clean windows come first: what scores know of clean images is taken from all of them.
+    The clean windows come first: what scores know of clean images is taken from all of them, and
+    so is the Fisher information of the objective eata.
 
     Args:
         bundle, engine: the model.
@@ -106,6 +108,11 @@ def calibrate(
     partial = _Partial(bundle.path(PARTIAL), _header(bundle, settings, windows))
     references, kept = partial.read()
     points = {point.key: point for point in kept}
+    uses_fisher = settings.kernel_objective.fisher_weight > 0
+    if uses_fisher and references is None:
+        partial.remove()  # so that no kept point can meet Fisher information of other images
+        clean_windows = (load_window(bundle, window)[0] for window in windows)
+        keep_fisher(bundle, engine, clean_windows, settings)
 
     def tell(point: Point | None) -> None:
         if on_point is not None:
@@ -149,6 +156,7 @@ def calibrate(
         references,
         description,
         engine.name,
+        fisher_hash(bundle) if uses_fisher else None,
     )
     calibration.write(bundle.folder)
     partial.remove()

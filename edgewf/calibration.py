@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewf.bundle import CALIBRATION, Bundle, Manifest, content_hash, write_text
+from edgewf.bundle import CALIBRATION, FISHER, Bundle, Manifest, content_hash, write_text
 from edgewf.errors import EdgewfError
 from edgewf.estimators import DEFAULT
 from edgewf.estimators.fitted import Fitted, fit
 from edgewf.estimators.table import References
+from edgewf.fisher import fisher_hash
 from edgewf.settings import BurstSettings
 
 FORMAT_VERSION = 3
@@ -58,6 +59,7 @@ class Calibration:
         references: what scores know of the clean ones.
         description: where the images came from, in words.
         engine: name of the one that finished it; it is valid on every other.
+        fisher: SHA-256 of the Fisher information that eata's bursts used; None for others.
     """
 
     model: str
@@ -68,6 +70,7 @@ class Calibration:
     references: References
     description: str
     engine: str
+    fisher: str | None = None
 
     @classmethod
     def from_points(
@@ -78,6 +81,7 @@ class Calibration:
         references: References,
         description: str,
         engine: str,
+        fisher: str | None = None,
     ) -> Calibration:
         """Keep the points of a model; refuses those that fix no curve."""
         calibration = cls(
@@ -89,6 +93,7 @@ class Calibration:
             references=references,
             description=description,
             engine=engine,
+            fisher=fisher,
         )
         calibration.estimator()
         return calibration
@@ -146,6 +151,8 @@ class Calibration:
             "references": self.references.to_json(),
             "points": [asdict(p) for p in self.points],
         }
+        if self.fisher is not None:
+            payload["fisher"] = self.fisher
         return json.dumps({"sha256": content_hash(payload), **payload}, indent=1) + "\n"
 
     @classmethod
@@ -162,6 +169,11 @@ class Calibration:
                 f"{path}: made for {calibration.model} with weights "
                 f"{calibration.fingerprint[:12]}, not for this bundle's: delete the file and run "
                 "`edgewf calibrate`"
+            )
+        if calibration.fisher is not None and fisher_hash(bundle) != calibration.fisher:
+            raise EdgewfError(
+                f"{path}: made with other Fisher information than {bundle.path(FISHER)} holds: run "
+                "`edgewf calibrate` with --objective eata again"
             )
         return calibration
 
@@ -191,6 +203,7 @@ class Calibration:
                 references=References(**record["references"]),
                 description=record["description"],
                 engine=record["engine"],
+                fisher=record.get("fisher"),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EdgewfError(

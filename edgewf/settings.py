@@ -9,7 +9,12 @@ from typing import Any
 from edgewf.errors import EdgewfError
 from edgewf.kernels.reference import Objective
 
-OBJECTIVES = ("tent", "rdumb")
+OBJECTIVES = ("tent", "eta", "eata", "rdumb", "sar")
+
+RDUMB_RESET = 1000  # steps, of the authors' code
+SAR_ASCENT = 0.05  # rho, of the authors' code
+# SAR starts again below 0.2 nats, with the margin of 0.4 ln 1000 that it is made for.
+SAR_RECOVERY = 0.2 / (0.4 * math.log(1000))
 
 
 @dataclass(frozen=True)
@@ -17,17 +22,28 @@ class BurstSettings:
     """A burst on a window of frames.
 
     Attributes:
-        objective: "tent" adapts on every sample; "rdumb" on those that pass EATA's filters.
+        objective: what the steps minimise, and on which samples:
+            "tent" the entropy of all (Wang et al., ICLR 2021);
+            "eta" that of reliable and non-redundant samples, the surer the heavier (Niu et al.,
+            ICML 2022);
+            "eata" the same, with a pull towards the deployed parameters that is the stronger the
+            more its predictions on clean images depend on them (same paper);
+            "rdumb" eta, started again every 1,000 steps (Press et al., NeurIPS 2023), so that
+            shorter bursts are eta's;
+            "sar" that of reliable samples where it is flat: each step looks uphill first, and
+            starts again when the entropy collapses (Niu et al., ICLR 2023). Its authors leave
+            the last stage of a network alone; here all BatchNorm layers adapt.
         steps: optimisation steps.
         batch_size: samples whose statistics stand for the batch, also when labels are taken.
         window: frames an estimate is made from.
         source_samples: samples that the running statistics count for beside a batch (Schneider
             et al., NeurIPS 2020); 0 uses the batch's statistics alone, as the paper does.
         learning_rate, momentum: of SGD on the affine vector.
-        entropy_margin: nats; rdumb adapts on samples of lower entropy.
-        redundancy_margin: absolute cosine; rdumb adapts on samples less alike than this to
-            the running mean of what it selected.
+        entropy_margin: nats; all but tent adapt on samples of lower entropy.
+        redundancy_margin: absolute cosine; eta, eata and rdumb adapt on samples less alike than
+            this to the running mean of what they selected.
         seed: of the order in which the window is cut into batches.
+        fisher_weight: of eata's pull.
     """
 
     objective: str
@@ -40,6 +56,7 @@ class BurstSettings:
     entropy_margin: float
     redundancy_margin: float
     seed: int = 0
+    fisher_weight: float = 2000.0
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -58,6 +75,10 @@ class BurstSettings:
             raise EdgewfError(
                 f"source samples {self.source_samples}: need a finite number of at least 0"
             )
+        if not 0 <= self.fisher_weight < math.inf:
+            raise EdgewfError(
+                f"Fisher weight {self.fisher_weight}: need a finite number of at least 0"
+            )
         if self.steps < 0 or not self.learning_rate > 0 or not 0 <= self.momentum < 1:
             raise EdgewfError(
                 f"burst of {self.steps} steps, learning rate {self.learning_rate}, momentum "
@@ -72,7 +93,8 @@ class BurstSettings:
         and would look like the best the model can do. The margins are those of EATA: 0.4 ln K,
         and 0.05 for the 1,000 classes it was tuned on. With few classes every probability
         vector is close to the mean one (at K = 10 a margin of 0.05 selects nothing after the
-        first step), so there it is the 0.4 that EATA uses for CIFAR-10.
+        first step), so there it is the 0.4 that EATA uses for CIFAR-10. The Fisher weights are
+        EATA's for the two data sets, too.
         """
         return cls(
             objective="tent",
@@ -84,6 +106,7 @@ class BurstSettings:
             momentum=0.9,
             entropy_margin=0.4 * math.log(classes),
             redundancy_margin=0.05 if classes >= 500 else 0.4,
+            fisher_weight=2000.0 if classes >= 500 else 1.0,
         )
 
     @property
@@ -96,7 +119,19 @@ class BurstSettings:
         """The margins and weighting that the kernel takes."""
         if self.objective == "tent":
             return Objective()
-        return Objective(self.entropy_margin, self.redundancy_margin, weighted=True)
+        if self.objective == "sar":
+            return Objective(
+                self.entropy_margin,
+                sharpness=SAR_ASCENT,
+                recovery=SAR_RECOVERY * self.entropy_margin,
+            )
+        return Objective(
+            self.entropy_margin,
+            self.redundancy_margin,
+            weighted=True,
+            fisher_weight=self.fisher_weight if self.objective == "eata" else 0.0,
+            reset_every=RDUMB_RESET if self.objective == "rdumb" else 0,
+        )
 
     def with_changes(self, **changes: Any) -> BurstSettings:
         """Return a copy with the changes that are not None."""

@@ -13,6 +13,7 @@ struct Settings {
     float momentum;
     float loss_scale;
     int weighted;
+    float fisher_weight;
 };
 
 // Everything that changes while a captured graph is replayed.
@@ -50,6 +51,7 @@ struct Burst {
     float* affine;           // [P]
     const float* deployed;   // [P]
     float* velocity;         // [P]
+    const float* fisher;     // [P], only read where it has a weight
     float* mean;             // [K], running mean of selected probabilities
     int* twice_rank;         // [2, N], twice the average rank of a confidence: a whole number
     float* row_max;          // [N], of the step's batch: largest logit,

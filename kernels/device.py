@@ -159,9 +159,37 @@ class BurstKernels:
         """Device address of the burst's affine vector, float32 [P], which forward reads."""
         return int(self._memory) + self._arena.offset("affine")
 
-    def reset(self, objective: Objective, *, learning_rate: float, momentum: float) -> None:
-        """Start a burst: deployed affine vector, no velocity, empty tables. Not for capture."""
+    def reset(
+        self,
+        objective: Objective,
+        *,
+        learning_rate: float,
+        momentum: float,
+        fisher: Float32 | None = None,
+    ) -> None:
+        """Start a burst: deployed affine vector, no velocity, empty tables. Not for capture.
+
+        Args:
+            objective: one that takes the gradient once.
+            learning_rate, momentum: of the update.
+            fisher: float32 [P], for an objective with a `fisher_weight`; waits for the device.
+
+        Raises:
+            ValueError: a second gradient is wanted, or Fisher information and its weight do not
+                come together.
+        """
+        if objective.sharpness:
+            raise ValueError("the kernels take the gradient of a step once")
+        if (fisher is not None) != (objective.fisher_weight > 0):
+            raise ValueError(f"Fisher weight {objective.fisher_weight}, information: {fisher}")
+        if fisher is not None:
+            if fisher.shape != (self._arena.parameters,) or fisher.dtype != np.float32:
+                raise ValueError(f"Fisher information {fisher.dtype} {fisher.shape}")
+            self._cuda.memcpy_htod(
+                int(self._memory) + self._arena.offset("fisher"), np.ascontiguousarray(fisher)
+            )
         settings = np.zeros((), layout.SETTINGS)
+        settings["fisher_weight"] = objective.fisher_weight
         settings["entropy_margin"] = objective.entropy_margin
         settings["redundancy_margin"] = objective.redundancy_margin
         settings["weighted"] = objective.weighted
@@ -169,6 +197,10 @@ class BurstKernels:
         settings["momentum"] = momentum
         settings["loss_scale"] = self._loss_scale
         self._launch("reset_burst", self._arena.parameters, settings.tobytes())
+
+    def restart(self) -> None:
+        """Go back to the deployed affine vector without velocity; the tables stay."""
+        self._launch("restart_burst", self._arena.parameters)
 
     def objective(self, mode: Mode, logits_ptr: int, batch: int, dlogits_ptr: int = 0) -> None:
         """Take the labels of a batch into the window's table, or make its gradient.
@@ -235,6 +267,7 @@ class BurstKernels:
 # What each kernel takes after the `Burst`, in the letters of Python's struct module.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "reset_burst": (f"{layout.SETTINGS.itemsize}s",),
+    "restart_burst": (),
     "em_objective": ("i", "P", "P", "i"),
     "advance_window": ("i", "i"),
     "em_reduce": ("P", "i"),

@@ -16,6 +16,7 @@ SETTINGS = np.dtype(
         ("momentum", "f4"),
         ("loss_scale", "f4"),
         ("weighted", "i4"),
+        ("fisher_weight", "f4"),
     ],
     align=True,
 )
@@ -50,6 +51,7 @@ POINTERS = (
     "affine",
     "deployed",
     "velocity",
+    "fisher",
     "mean",
     "twice_rank",
     "row_max",
@@ -86,6 +88,7 @@ class Arena:
             "affine": ("f4", (parameters,)),
             "deployed": ("f4", (parameters,)),
             "velocity": ("f4", (parameters,)),
+            "fisher": ("f4", (parameters,)),
             "mean": ("f4", (classes,)),
             "twice_rank": ("i4", (2, window)),
             "row_max": ("f4", (window,)),

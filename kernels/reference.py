@@ -10,6 +10,9 @@ Entropy minimisation with the sample selection of EATA (Niu et al., ICML 2022) a
     loss = mean over selected i of w_i H_i, w_i held constant
     d loss / d logits_ik = -w_i p_ik (log p_ik + H_i) / n_selected
 
+EATA adds a pull towards the deployed parameters, SAR (Niu et al., ICLR 2023) takes the gradient
+where a step uphill leads (`ascent`); both come after the rows, in parameter space.
+
 Everything is computed in float64: this file says what is right, not what is fast.
 """
 
@@ -37,11 +40,21 @@ class Objective:
         redundancy_margin: samples whose probabilities have at least this absolute cosine with
             the running mean stay out; inf admits all.
         weighted: weight each selected sample by exp(entropy_margin - H).
+        fisher_weight: of EATA's regulariser, see `fisher_pull`; 0 leaves it out.
+        sharpness: L2 length of SAR's step uphill, after which the gradient is taken a second
+            time, on the samples that pass the entropy margin in both places; 0 takes it once.
+        recovery: nats; the burst starts again from the deployed parameters whenever the running
+            mean of the second loss is below; 0 never.
+        reset_every: steps after which it starts again; 0 never.
     """
 
     entropy_margin: float = math.inf
     redundancy_margin: float = math.inf
     weighted: bool = False
+    fisher_weight: float = 0.0
+    sharpness: float = 0.0
+    recovery: float = 0.0
+    reset_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,10 @@ def labels(logits: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def em_objective(
-    logits: NDArray[Any], objective: Objective, mean_probabilities: Float64 | None
+    logits: NDArray[Any],
+    objective: Objective,
+    mean_probabilities: Float64 | None,
+    among: NDArray[np.bool_] | None = None,
 ) -> Rows:
     """Label, confidence, entropy, selection and gradient of each row of logits [B, K].
 
@@ -100,10 +116,13 @@ def em_objective(
         objective: margins and weighting.
         mean_probabilities: float64 [K], running mean of selected probabilities; None before
             anything was selected, and then no sample is redundant.
+        among: bool [B], the only ones that may be reliable; None admits all.
     """
     p, log_p, entropy = softmax_entropy(logits)
     finite = np.isfinite(entropy)
     reliable = finite & (entropy < objective.entropy_margin)
+    if among is not None:
+        reliable &= among
     selected = reliable
     if mean_probabilities is not None and math.isfinite(objective.redundancy_margin):
         norms = np.linalg.norm(p, axis=1) * np.linalg.norm(mean_probabilities)
@@ -139,6 +158,25 @@ def em_reduce(rows: Rows, mean_probabilities: Float64 | None) -> tuple[int, Floa
     return n_selected, MEAN_DECAY * mean_probabilities + (1 - MEAN_DECAY) * batch_mean
 
 
+def fisher_pull(affine: Float32, deployed: Float32, fisher: Float32, weight: float) -> Float32:
+    """Return the gradient [P] of weight sum_i F_i (affine_i - deployed_i)^2, float32.
+
+    Equation 8 of EATA: what the deployed network's predictions depend on, F, is to stay.
+    """
+    pull: Float32 = np.float32(2 * weight) * fisher * (affine - deployed)
+    return pull
+
+
+def ascent(affine_grad: Float32, length: float) -> Float32:
+    """Return the step [P] of L2 norm `length` along the gradient, float32.
+
+    Equation 4 of SAR; how the gradient is scaled makes no difference.
+    """
+    gradient = affine_grad.astype(np.float64)
+    step: Float32 = (gradient * (length / (np.linalg.norm(gradient) + 1e-12))).astype(np.float32)
+    return step
+
+
 def sgd_update(
     affine: Float32,
     velocity: Float32,
@@ -148,15 +186,19 @@ def sgd_update(
     learning_rate: float,
     momentum: float,
     loss_scale: float = 1.0,
+    pull: Float32 | None = None,
 ) -> bool:
     """Momentum SGD in place on affine [P] and velocity [P]; return whether it moved.
 
-    The gradient arrives summed over samples and times `loss_scale`; both are divided out here.
+    The gradient arrives summed over samples and times `loss_scale`; both are divided out here,
+    and `pull` [P], which has neither, is added.
     Nothing changes, not even the velocity, if nothing was selected or a gradient is not finite.
     """
     if n_selected == 0 or not np.isfinite(affine_grad).all():
         return False
     velocity *= np.float32(momentum)
     velocity += affine_grad * np.float32(1.0 / (loss_scale * n_selected))
+    if pull is not None:
+        velocity += pull
     affine -= np.float32(learning_rate) * velocity
     return True

@@ -19,7 +19,11 @@ extern "C" __global__ void sgd_update(Burst burst, const float* gradient) {
     const bool moves = counters.selected > 0 && !counters.not_finite;
     if (moves && p < burst.parameters) {
         const float unscale = 1.0f / (settings.loss_scale * counters.selected);
-        const float velocity = settings.momentum * burst.velocity[p] + gradient[p] * unscale;
+        float velocity = settings.momentum * burst.velocity[p] + gradient[p] * unscale;
+        if (settings.fisher_weight > 0) {  // reference.fisher_pull
+            velocity += 2 * settings.fisher_weight * burst.fisher[p] *
+                        (burst.affine[p] - burst.deployed[p]);
+        }
         burst.velocity[p] = velocity;
         burst.affine[p] -= settings.learning_rate * velocity;
     }

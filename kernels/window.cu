@@ -15,6 +15,16 @@ extern "C" __global__ void reset_burst(Burst burst, Settings settings) {
     }
 }
 
+// Start again from the deployed parameters, within a burst. Grid: ceil(P / block).
+extern "C" __global__ void restart_burst(Burst burst) {
+    const int p = blockIdx.x * blockDim.x + threadIdx.x;
+    if (p < burst.parameters) {
+        burst.affine[p] = burst.deployed[p];
+        burst.velocity[p] = 0;
+    }
+    if (p == 0) burst.counters->have_mean = 0;
+}
+
 // The next batch of a column goes after this one. One thread.
 extern "C" __global__ void advance_window(Burst burst, int mode, int batch) {
     burst.counters->recorded[mode] += batch;

@@ -15,6 +15,7 @@ extern "C" int launch(const char* kernel, unsigned grid_x, unsigned grid_y, unsi
                       int backwards) {
     void (*call)() = nullptr;
     ENTRY(reset_burst);
+    ENTRY(restart_burst);
     ENTRY(em_objective);
     ENTRY(advance_window);
     ENTRY(em_reduce);
@@ -61,6 +62,7 @@ extern "C" long layout(const char* name) {
     OFFSET(Settings, momentum);
     OFFSET(Settings, loss_scale);
     OFFSET(Settings, weighted);
+    OFFSET(Settings, fisher_weight);
     OFFSET(Counters, recorded);
     OFFSET(Counters, step);
     OFFSET(Counters, selected);
@@ -83,6 +85,7 @@ extern "C" long layout(const char* name) {
     OFFSET(Burst, affine);
     OFFSET(Burst, deployed);
     OFFSET(Burst, velocity);
+    OFFSET(Burst, fisher);
     OFFSET(Burst, mean);
     OFFSET(Burst, twice_rank);
     OFFSET(Burst, row_max);

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# As edgewf.settings has them, which would import NumPy for --help.
+OBJECTIVES = ("tent", "eta", "eata", "rdumb", "sar")
 ENGINES = ("auto", "tensorrt", "ort-tensorrt", "ort-cuda", "openvino", "onnxruntime")
 
 
 def burst_options(command: Command) -> Command:
     """Add the options of a burst and of the engine that runs it."""
     options = [
-        click.option("--objective", type=click.Choice(["tent", "rdumb"]), help="What adapts."),
+        click.option(
+            "--objective",
+            type=click.Choice(OBJECTIVES),
+            help="What the steps minimise, and on which samples.",
+        ),
         click.option("--steps", type=click.IntRange(0), metavar="N", help="Steps of a burst."),
         click.option("--batch-size", type=click.IntRange(2), metavar="B", help="Frames a batch."),
         click.option("--window", type=click.IntRange(2), metavar="N", help="Frames an estimate."),

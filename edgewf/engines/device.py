@@ -20,6 +20,7 @@ from edgewf.bundle import Bundle
 from edgewf.engines import BurstRecord, Float32, Images, Predictions, StepTrace
 from edgewf.engines.cuda_graph import CudaGraph
 from edgewf.engines.gpu import Frames, Gpu, Memory
+from edgewf.errors import EdgewfError
 from edgewf.kernels.device import BurstKernels, BurstResult, Mode
 from edgewf.settings import BurstSettings
 
@@ -132,6 +133,7 @@ class DeviceEngine(ABC):
         self._graphs: dict[str, DeviceGraph] = {}
         self._largest = bundle.manifest.burst.batch_size
         self._room: _Room | None = None
+        self._reset_every = self._taken = 0
         with gpu.current("loading the deployed network"):
             graph = self._graph("infer.onnx", self._largest)
             graph.prepare(self._largest)
@@ -160,14 +162,23 @@ class DeviceEngine(ABC):
             return np.concatenate([self._infer(images[i : i + self._infer_batch]) for i in starts])
 
     def reset(self, settings: BurstSettings) -> None:
+        objective = settings.kernel_objective
+        if objective.sharpness:
+            raise EdgewfError(
+                f"the objective {settings.objective} takes two passes a step, which engine "
+                f"{self.name} does not: use --engine openvino or onnxruntime"
+            )
+        fisher = self.bundle.fisher() if objective.fisher_weight else None
+        self._reset_every, self._taken = objective.reset_every, 0
         with self.gpu.current("preparing a burst (the deployed network still runs)"):
             room = self._room_for(settings)
             room.ranked = False
             room.filled = dict.fromkeys(room.logits, 0)
             room.kernels.reset(
-                settings.kernel_objective,
+                objective,
                 learning_rate=settings.learning_rate,
                 momentum=settings.momentum,
+                fisher=fisher,
             )
             weight = self.gpu.pinned((1,), np.float32)
             weight[0] = settings.source_weight
@@ -186,6 +197,9 @@ class DeviceEngine(ABC):
                 raise ValueError(
                     f"a step of {batch} frames in a burst with batches of {room.fits[0]}"
                 )
+            if self._reset_every and self._taken and self._taken % self._reset_every == 0:
+                room.kernels.restart()
+            self._taken += 1
             if not self.records_steps:
                 self._enqueue_step(room.kernels, batch, addresses)
                 return

@@ -45,7 +45,9 @@ class HostEngine(ABC):
         self.source_weight = np.zeros(1, np.float32)
         self._velocity = np.zeros_like(self.affine)
         self._settings: BurstSettings | None = None
+        self._fisher: Float32 | None = None
         self._mean: NDArray[np.float64] | None = None
+        self._loss: float | None = None
         self._deployed: list[Predictions] = []
         self._before: list[Predictions] = []
         self._after: list[Predictions] = []
@@ -83,9 +85,9 @@ class HostEngine(ABC):
     def reset(self, settings: BurstSettings) -> None:
         self._settings = settings
         self.source_weight = np.array([settings.source_weight], np.float32)
-        self.affine = self.bundle.affine.copy()
-        self._velocity = np.zeros_like(self.affine)
-        self._mean = None
+        self._fisher = self.bundle.fisher() if settings.kernel_objective.fisher_weight else None
+        self._start()
+        self._loss = None
         self._deployed, self._before, self._after, self._steps = [], [], [], []
 
     def record(self, images: Images) -> None:
@@ -98,17 +100,19 @@ class HostEngine(ABC):
     def step(self, images: Images) -> None:
         settings = self._settings
         assert settings is not None, "reset() starts a burst"
-        loss_scale = self.bundle.manifest.loss_scale
-        seen: list[reference.Rows] = []
-
-        def objective(logits: Float32) -> Float32:
-            seen.append(reference.em_objective(logits, settings.kernel_objective, self._mean))
-            scaled: Float32 = seen[0].dlogits * np.float32(loss_scale)
-            return scaled
-
-        gradient = self.gradient(images, objective)
-        (rows,) = seen
+        objective = settings.kernel_objective
+        if objective.reset_every and self._steps and len(self._steps) % objective.reset_every == 0:
+            self._start()
+        first, gradient = self._rows_and_gradient(images)
+        rows = first
+        if objective.sharpness and first.selected.any() and np.isfinite(gradient).all():
+            rows, gradient = self._uphill(images, first, gradient)
         selected, self._mean = reference.em_reduce(rows, self._mean)
+        pull = None
+        if self._fisher is not None:
+            pull = reference.fisher_pull(
+                self.affine, self.bundle.affine, self._fisher, objective.fisher_weight
+            )
         moved = reference.sgd_update(
             self.affine,
             self._velocity,
@@ -116,17 +120,65 @@ class HostEngine(ABC):
             n_selected=selected,
             learning_rate=settings.learning_rate,
             momentum=settings.momentum,
-            loss_scale=loss_scale,
+            loss_scale=self.bundle.manifest.loss_scale,
+            pull=pull,
         )
+        if objective.recovery and selected:
+            self._recover(float(rows.entropy[rows.selected].mean()), objective.recovery)
         self._steps.append(
             StepTrace(
                 samples=len(images),
-                mean_entropy=float(rows.entropy.mean()),
-                reliable=int(rows.reliable.sum()),
+                mean_entropy=float(first.entropy.mean()),
+                reliable=int(first.reliable.sum()),
                 selected=selected,
                 moved=moved,
             )
         )
+
+    def _start(self) -> None:
+        """Put the burst's parameters back where the deployed ones are, without momentum."""
+        self.affine = self.bundle.affine.copy()
+        self._velocity = np.zeros_like(self.affine)
+        self._mean = None
+
+    def _rows_and_gradient(
+        self, images: Images, among: NDArray[np.bool_] | None = None
+    ) -> tuple[reference.Rows, Float32]:
+        """Return what the objective says of a batch, and its gradient [P] times the loss scale."""
+        assert self._settings is not None
+        objective = self._settings.kernel_objective
+        loss_scale = np.float32(self.bundle.manifest.loss_scale)
+        seen: list[reference.Rows] = []
+
+        def upstream(logits: Float32) -> Float32:
+            seen.append(reference.em_objective(logits, objective, self._mean, among))
+            scaled: Float32 = seen[0].dlogits * loss_scale
+            return scaled
+
+        gradient = self.gradient(images, upstream)
+        return seen[0], gradient
+
+    def _uphill(
+        self, images: Images, first: reference.Rows, gradient: Float32
+    ) -> tuple[reference.Rows, Float32]:
+        """Do the second pass of SAR, from the parameters that a step uphill leads to."""
+        assert self._settings is not None
+        here = self.affine
+        self.affine = here + reference.ascent(gradient, self._settings.kernel_objective.sharpness)
+        try:
+            return self._rows_and_gradient(images, among=first.selected)
+        finally:
+            self.affine = here
+
+    def _recover(self, loss: float, least: float) -> None:
+        """Start again if the running mean of the losses is below `least`.
+
+        As in SAR's code the mean goes on, so that it starts again until the losses rise.
+        """
+        decay = reference.MEAN_DECAY
+        self._loss = loss if self._loss is None else decay * self._loss + (1 - decay) * loss
+        if self._loss < least:
+            self._start()
 
     def read(self) -> BurstRecord:
         classes = self.bundle.manifest.classes
