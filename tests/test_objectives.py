@@ -40,7 +40,7 @@ CLASSES = 6
 # Loose enough to admit some of every batch and not all; checked below.
 SETTINGS = tiny_settings(
     window=STEPS * BATCH, batch_size=BATCH, steps=STEPS, learning_rate=0.05
-).with_changes(entropy_margin=0.5, redundancy_margin=0.75, fisher_weight=30.0)
+).with_changes(entropy_margin=0.5, redundancy_margin=0.75, fisher_weight=1000.0)
 
 
 @pytest.fixture(scope="module")
