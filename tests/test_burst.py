@@ -202,7 +202,7 @@ def test_another_window_is_refused_before_the_engine_is_touched(count: int) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objective": "sgd"}, "unknown objective 'sgd': use one of tent, rdumb"),
+        ({"objective": "sgd"}, "unknown objective 'sgd': use one of tent, eta, eata, rdumb, sar"),
         ({"batch_size": 1}, "batch size 1: batch statistics need at least 2"),
         ({"window": 30}, "no multiple of the batch size 8: choose a window of 32"),
         ({"window": 4}, "choose a window of 8"),

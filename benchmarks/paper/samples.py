@@ -43,10 +43,7 @@ class Sample:
         Raises:
             EdgewfError: naming the file.
         """
-        if self.place is None:
-            frame = read_image(self.path)
-        else:
-            frame = _member(self.path, *self.place)
+        frame = read_image(self.path) if self.place is None else _member(self.path, *self.place)
         return frame[self.trim : -self.trim, self.trim : -self.trim] if self.trim else frame
 
 
