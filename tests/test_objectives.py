@@ -27,7 +27,7 @@ from edgewf.engines.gpu import Gpu
 from edgewf.engines.host import HostEngine
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
-from edgewf.fisher import estimate_fisher, keep_fisher
+from edgewf.fisher import estimate_fisher, fisher_hash, keep_fisher
 from edgewf.images import labelled_images
 from edgewf.settings import OBJECTIVES, BurstSettings
 from tests import gpu_on_host
@@ -360,8 +360,9 @@ def test_a_calibration_belongs_to_its_objective_and_fisher_information(tmp_path:
     made = calibrate(bundle, engine, windows, settings, description="crops")
     first = bundle.path(FISHER).read_bytes()
     found = Calibration.of(bundle)
-    assert found == made
-    assert found.fisher is not None
+    assert found is not None
+    assert found.points == made.points
+    assert found.fisher == made.fisher == fisher_hash(bundle)
     found.check(bundle.manifest, settings)
     for name in ("tent", "eta", "rdumb", "sar"):
         with pytest.raises(EdgewfError, match=f"objective eata against {name}"):
