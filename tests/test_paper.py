@@ -352,7 +352,7 @@ def test_damaged_archives_are_named(tmp_path: Path, pictures: list[tuple[int, by
         samples.shards(stream(tmp_path / "many", pictures), labels)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "serial_00000.tar").write_bytes(b"no archive" * 100)
-    with pytest.raises(EdgewfError, match="serial_00000.tar: damaged"):
+    with pytest.raises(EdgewfError, match=r"serial_00000.tar: damaged"):
         samples.shards(tmp_path / "bad", labels)
     good = samples.shards(stream(tmp_path / "torn", [(0, b"no image")] * 2), labels)
     with pytest.raises(EdgewfError, match="image at byte 512 is damaged"):
