@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -106,15 +107,47 @@ def test_a_clock_that_jumps_changes_no_order_and_loses_nothing(path: Path) -> No
         ]
 
 
-def test_the_oldest_are_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_are_given_up_whatever_else_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two reports of health between two estimates, and a monitor that is often restarted."""
     monkeypatch.setitem(store_module.KEPT, "estimates", 20)
+    monkeypatch.setitem(store_module.KEPT, "health", 30)
     monkeypatch.setattr(store_module, "_SWEEP", 8)
-    with Store(path) as store:
-        for _ in range(100):
-            store.add_estimate(1, RECORD)
-        ids = [x.id for x in store.estimates()]
-    assert ids == list(range(ids[0], 101))
-    assert 20 <= len(ids) < 28
+    for _ in range(20):
+        with Store(path) as store:
+            run = store.begin_run(1.0, {})
+            for _ in range(5):
+                store.add_health(run, HEALTH.to_json())
+                store.add_estimate(run, RECORD)
+                store.add_health(run, HEALTH.to_json())
+    with Store(path, read_only=True) as store:
+        for found, newest, kept in ((store.estimates(), 100, 20), (store.health(), 200, 30)):
+            ids = [x.id for x in found]
+            assert ids == list(range(ids[0], newest + 1))
+            assert kept <= len(ids) < kept + 8
+
+
+def test_a_record_whose_sweep_fails_is_not_written_twice(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_SWEEP", 2)
+    sweep, failures = Store._sweep, [sqlite3.OperationalError("database or disk is full")] * 3
+
+    def fail_first(self: Store, table: str, newest: int) -> None:
+        if failures:
+            raise failures.pop()
+        sweep(self, table, newest)
+
+    monkeypatch.setattr(Store, "_sweep", fail_first)
+    listener = StoreListener(Store(path), {})
+    for t in range(10):
+        with contextlib.suppress(EdgewfError):
+            listener.estimate(replace(ESTIMATE, time=float(t)))
+    assert not failures
+    listener.close()
+    with Store(path, read_only=True) as store:
+        assert [x.record["time"] for x in store.estimates()] == list(range(10))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -35,7 +35,7 @@ CREATE INDEX estimates_time ON estimates (time);
 _MIGRATIONS: dict[int, str] = {0: _CREATE}
 
 _BUSY_S = 10.0  # that another process may hold the file
-_SWEEP = 256  # records between two looks for old ones
+_SWEEP = 256  # records of a table between two looks for old ones
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,6 @@ class Store:
             except BaseException:
                 self._database.close()
                 raise
-        self._added = 0
 
     def begin_run(self, time: float, settings: dict[str, Any]) -> int:
         """Note the start of a monitor with what it was set to; return the number of the run."""
@@ -167,23 +166,33 @@ class Store:
 
     def _add(self, table: str, columns: str, values: tuple[Any, ...]) -> int:
         marks = ", ".join("?" * len(values))
-        with self._explained():
+        with self._explained(), self._transaction():
             cursor = self._database.execute(
                 f"INSERT INTO {table} ({columns}) VALUES ({marks})", values
             )
-        number = int(cursor.lastrowid or 0)
-        self._added += 1
-        if self._added % _SWEEP == 1:
-            self._sweep(table)
+            number = int(cursor.lastrowid or 0)
+            # By its number in the table: whoever writes it, restarted or not, and whatever else is
+            # written in between, each table has its turn. In one transaction, so that a record
+            # whose sweep failed was not written, and may be written again.
+            if number % _SWEEP == 0:
+                self._sweep(table, number)
         return number
 
-    def _sweep(self, table: str) -> None:
+    def _sweep(self, table: str, newest: int) -> None:
         """Drop the oldest. By number, not by age: a clock that jumps must not empty the store."""
-        with self._explained():
-            self._database.execute(
-                f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",
-                (KEPT[table],),
-            )
+        self._database.execute(f"DELETE FROM {table} WHERE id <= ?", (newest - KEPT[table],))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Write all or nothing; waits for others that write."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:  # SQLite ends it itself when the disk is full
+                self._database.execute("ROLLBACK")
+            raise
 
     def _read(
         self, table: str, since: float | None, until: float | None, last: int | None
