@@ -8,6 +8,9 @@ GPU never has to wait for the host in between:
     engine.step(batch)       for each step
     engine.probe(batch)      for each batch of the window, in the same order: the labels after
     engine.read()
+
+Whoever wants to see how features move asks `engine.features(batch)` between any two of them, which
+waits; a burst of the default settings never does.
 """
 
 from __future__ import annotations
@@ -41,6 +44,19 @@ class Predictions:
     def __getitem__(self, frames: NDArray[np.int64]) -> Predictions:
         """Return those of some frames, in their order."""
         return Predictions(self.label[frames], self.confidence[frames], self.logits[frames])
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network makes of B frames under the burst's statistics and affine vector.
+
+    Attributes:
+        logits: float32 [B, K].
+        embedding: float32 [B, D], what the last linear layer sees.
+    """
+
+    logits: Float32
+    embedding: Float32
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,9 @@ class Engine(Protocol):
 
     def probe(self, images: Images) -> None:
         """Append the labels after the burst."""
+
+    def features(self, images: Images) -> Features:
+        """Return what the network makes of at most a batch now; waits, and changes nothing."""
 
     def read(self) -> BurstRecord:
         """Return everything since `reset`."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
-from edgewf.engines import BurstRecord, Float32, Images, Predictions, StepTrace
+from edgewf.engines import BurstRecord, Features, Float32, Images, Predictions, StepTrace
 from edgewf.engines.cuda_graph import CudaGraph
 from edgewf.engines.gpu import Frames, Gpu, Memory
 from edgewf.errors import EdgewfError
@@ -237,6 +237,18 @@ class DeviceEngine(ABC):
                 room.kernels.rank_weights()
                 room.ranked = True
             self._take_labels(room, "probe.onnx", Mode.AFTER, batch, addresses)
+
+    def features(self, images: Images) -> Features:
+        graph = self._graphs["probe.onnx"]
+        with self._enqueuing("looking at embeddings", images) as (_, addresses, batch):
+            graph.enqueue(batch, addresses)
+            found = []
+            for name in ("logits", "embedding"):
+                tensor = graph.tensors[name]
+                found.append(self.gpu.pinned(tensor.fixed(batch), tensor.dtype))
+                self.gpu.download(found[-1], addresses[name])
+            self.gpu.wait()
+        return Features(*(values.astype(np.float32) for values in found))
 
     def read(self) -> BurstRecord:
         assert self._room is not None, "reset() starts a burst"

@@ -1,7 +1,7 @@
 """Engines whose burst lives in host memory: all but how a runtime runs the graphs.
 
 `HostEngine` keeps affine vector, velocity, running mean and tables in NumPy and calls
-`edgewf.kernels.reference`; a runtime adds three methods that run graphs.
+`edgewf.kernels.reference`; a runtime adds four methods that run graphs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
-from edgewf.engines import BurstRecord, Float32, Images, Predictions, StepTrace
+from edgewf.engines import BurstRecord, Features, Float32, Images, Predictions, StepTrace
 from edgewf.kernels import reference
 from edgewf.settings import BurstSettings
 
@@ -60,6 +60,10 @@ class HostEngine(ABC):
     @abstractmethod
     def adapted_logits(self, images: Images) -> Float32:
         """Return logits [B, K] under the burst's statistics and affine vector."""
+
+    @abstractmethod
+    def features(self, images: Images) -> Features:
+        """Return logits [B, K] and embeddings [B, D], see `edgewf.engines.Engine`."""
 
     @abstractmethod
     def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:

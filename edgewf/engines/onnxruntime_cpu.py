@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from edgewf.bundle import BACKWARD_INPUTS, Bundle
-from edgewf.engines import Float32, Images
+from edgewf.engines import Features, Float32, Images
 from edgewf.engines.host import HostEngine, LogitsGradient
 from edgewf.errors import EdgewfError
 
@@ -43,9 +44,11 @@ class OnnxRuntimeCPU(HostEngine):
         return logits
 
     def adapted_logits(self, images: Images) -> Float32:
-        feed = {"images": images, "affine": self.affine, "source_weight": self.source_weight}
-        logits: Float32 = self._probe.run(["logits"], feed)[0]
+        logits: Float32 = self._probe.run(["logits"], self._feed(images))[0]
         return logits
+
+    def features(self, images: Images) -> Features:
+        return Features(*self._probe.run(["logits", "embedding"], self._feed(images)))
 
     def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:
         logits, residuals = self._run_forward(images)
@@ -53,6 +56,9 @@ class OnnxRuntimeCPU(HostEngine):
         if not upstream.any():  # the backward graph is linear: nothing in, nothing out
             return np.zeros_like(self.affine)
         return self._run_backward(upstream, residuals)
+
+    def _feed(self, images: Images) -> dict[str, Any]:
+        return {"images": images, "affine": self.affine, "source_weight": self.source_weight}
 
     def _run_forward(self, images: Images) -> tuple[Float32, dict[str, ort.OrtValue]]:
         """Residuals stay in ONNX Runtime's own buffers, which `backward` then reads."""

@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 
 from edgewf.bundle import Bundle
-from edgewf.engines import Float32, Images
+from edgewf.engines import Features, Float32, Images
 from edgewf.engines.host import HostEngine, LogitsGradient
 from edgewf.engines.openvino_graph import (
     keep_channels_last,
@@ -56,14 +56,17 @@ class OpenVINOCPU(HostEngine):
         self._dlogits: LogitsGradient | None = None
 
     def infer(self, images: Images) -> Float32:
-        return self._run("infer", "logits", {"images": images})
+        return self._run("infer", {"images": images}, "logits")[0]
 
     def adapted_logits(self, images: Images) -> Float32:
-        return self._run("probe", "logits", self._feed(images))
+        return self._run("probe", self._feed(images), "logits")[0]
+
+    def features(self, images: Images) -> Features:
+        return Features(*self._run("probe", self._feed(images), "logits", "embedding"))
 
     def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:
         self._dlogits = dlogits
-        return self._run("step", "affine_grad", self._feed(images))
+        return self._run("step", self._feed(images), "affine_grad")[0]
 
     def _ask(self, logits: Float32) -> Float32:
         assert self._dlogits is not None, "gradient() says what comes between the graphs"
@@ -72,7 +75,7 @@ class OpenVINOCPU(HostEngine):
     def _feed(self, images: Images) -> dict[str, Any]:
         return {"images": images, "affine": self.affine, "source_weight": self.source_weight}
 
-    def _run(self, graph: str, output: str, feed: dict[str, Any]) -> Float32:
+    def _run(self, graph: str, feed: dict[str, Any], *outputs: str) -> list[Float32]:
         request = self._request(graph, len(feed["images"]))
         for name, value in feed.items():
             request.set_tensor(name, ov.Tensor(np.ascontiguousarray(value)))
@@ -80,8 +83,7 @@ class OpenVINOCPU(HostEngine):
         # swallows what its callbacks raise.
         request.start_async()
         request.wait()
-        result: Float32 = request.get_tensor(output).data.copy()
-        return result
+        return [request.get_tensor(name).data.copy() for name in outputs]
 
     def _request(self, graph: str, batch: int) -> ov.InferRequest:
         key = (graph, batch)
