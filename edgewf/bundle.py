@@ -11,6 +11,7 @@ affine.npy        float32 [P], the deployed BatchNorm scales and shifts
 calibration.json  windows of known accuracy, once `edgewf calibrate` has run
 fisher.npy        float32 [P], once it has run with the objective eata: how much the predictions
                   depend on each of `affine`
+centroids.npz     mean embedding of each class on its clean images, from the same run
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ WEIGHTS = "weights.bin"
 AFFINE = "affine.npy"
 CALIBRATION = "calibration.json"
 FISHER = "fisher.npy"
+CENTROIDS = "centroids.npz"
 
 # Inputs of the backward graph that are no residuals of the forward graph.
 BACKWARD_INPUTS = ("dlogits", "affine", "source_weight")

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from edgewf.engines import BurstRecord, Engine, Images
 from edgewf.errors import EdgewfError
+from edgewf.flags import collapsed
+from edgewf.kernels import reference
 from edgewf.settings import BurstSettings
+
+CHECK_EVERY = 10  # steps; defaults stay below it
+_WATCHED_FRAMES = 100
 
 Progress = Callable[[int, int], None]
 
@@ -26,16 +31,22 @@ class Burst:
     Attributes:
         record: labels before and after, and one trace a step.
         selected_share: mean over steps of the share of the batch that adapted, 0 to 1.
+        stopped: the predictions had collapsed on few classes, and the rest of the steps was left
+            out.
     """
 
     record: BurstRecord
     selected_share: float
+    stopped: bool = False
 
 
 def run_burst(
     engine: Engine, images: Images, settings: BurstSettings, progress: Progress | None = None
 ) -> Burst:
-    """Run a burst on a window.
+    """Run a burst on a window; one whose predictions collapse on few classes ends early.
+
+    That is looked for after every 10th step, on 100 frames of the window, so bursts of up to 10
+    steps cost no more for it, and an engine on a GPU does not wait.
 
     Args:
         engine: holds the model.
@@ -52,9 +63,12 @@ def run_burst(
             f"a window of {len(images)} frames, but the burst is set to {settings.window}"
         )
     batch = settings.batch_size
-    order = np.random.default_rng([settings.seed, 0]).permutation(len(images))
-    parts = np.split(order, len(order) // batch)
-    calls = 2 * len(parts) + settings.steps
+    parts = window_parts(len(images), settings)
+    order = np.concatenate(parts)
+    watched = parts[: -(-_WATCHED_FRAMES // batch)]
+    checks = (settings.steps - 1) // CHECK_EVERY if settings.steps else 0
+    looks = (checks + 1) * len(watched) if checks else 0
+    calls = 2 * len(parts) + settings.steps + looks
     done = 0
 
     def tick() -> None:
@@ -63,13 +77,28 @@ def run_burst(
         if progress is not None:
             progress(done, calls)
 
+    def labels_now() -> NDArray[np.int64]:
+        found = []
+        for part in watched:
+            found.append(reference.labels(engine.features(images[part]).logits))
+            tick()
+        return np.concatenate(found)
+
     engine.reset(settings)
     for part in parts:
         engine.record(images[part])
         tick()
-    for part in _step_batches(len(images), settings):
+    first = labels_now() if checks else None
+    stopped = False
+    for step, part in enumerate(step_batches(len(images), settings), start=1):
         engine.step(images[part])
         tick()
+        if first is None or step % CHECK_EVERY or step == settings.steps:
+            continue
+        stopped = collapsed(first, labels_now())
+        if stopped:
+            calls = done + len(parts)
+            break
     for part in parts:
         engine.probe(images[part])
         tick()
@@ -84,10 +113,17 @@ def run_burst(
     return Burst(
         record=record,
         selected_share=float(np.mean(shares)) if shares else 0.0,
+        stopped=stopped,
     )
 
 
-def _step_batches(frames: int, settings: BurstSettings) -> Iterator[NDArray[np.int64]]:
+def window_parts(frames: int, settings: BurstSettings) -> list[NDArray[np.int64]]:
+    """Cut the window into the batches in which its labels are taken, in random order."""
+    order = np.random.default_rng([settings.seed, 0]).permutation(frames)
+    return np.split(order, frames // settings.batch_size)
+
+
+def step_batches(frames: int, settings: BurstSettings) -> Iterator[NDArray[np.int64]]:
     """Cut the window into batches, in a new order each time around."""
     per_epoch = frames // settings.batch_size
     order = np.zeros(0, np.int64)

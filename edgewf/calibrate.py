@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle, write_text
-from edgewf.burst import run_burst
+from edgewf.burst import run_burst, window_parts
 from edgewf.calibration import Calibration, Point
-from edgewf.engines import BurstRecord, Engine, Images
+from edgewf.engines import BurstRecord, Engine, Float32, Images
 from edgewf.errors import EdgewfError
 from edgewf.estimators.table import KEYS, References, evaluate
 from edgewf.fisher import fisher_hash, keep_fisher
 from edgewf.images import read_image
+from edgewf.phases.centroids import Centroids, joined
 from edgewf.settings import BurstSettings
 from edgewf.shifts import calibration_shifts, shift
 
@@ -87,7 +88,7 @@ def calibrate(
     description: str,
     on_point: Callable[[int, int, Point | None], None] | None = None,
 ) -> Calibration:
-    """Measure every shift on every window, and store the points in the bundle.
+    """Measure every shift on every window; store the points and clean centroids in the bundle.
 
     The clean windows come first: what scores know of clean images is taken from all of them, and
     so is the Fisher information of the objective eata.
@@ -158,9 +159,22 @@ def calibrate(
         engine.name,
         fisher_hash(bundle) if uses_fisher else None,
     )
+    engine.reset(settings)
+    embeddings = [_embedded(bundle, engine, window, settings) for window in windows]
+    Centroids.of_embeddings(bundle.manifest, *joined(embeddings)).write(bundle)
     calibration.write(bundle.folder)
     partial.remove()
     return calibration
+
+
+def _embedded(
+    bundle: Bundle, engine: Engine, window: Sequence[tuple[Path, int]], settings: BurstSettings
+) -> tuple[Float32, NDArray[np.int64]]:
+    """Return embeddings [N, D] of a clean window before any step, and its labels [N]."""
+    images, labels = load_window(bundle, window)
+    parts = window_parts(len(images), settings)
+    embedding = np.concatenate([engine.features(images[part]).embedding for part in parts])
+    return embedding, labels[np.concatenate(parts)]
 
 
 def _header(bundle: Bundle, settings: BurstSettings, windows: Windows) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Estimate:
         flips: the same flips unweighted, per 1,000 frames.
         selected_share: mean share of each batch that the objective let adapt, 0 to 1.
         frames: number of frames in the window.
-        steps: optimisation steps of the burst.
+        steps: optimisation steps that the burst took; fewer than it was set to if it collapsed.
         average_confidence: mean maximum probability of the deployed network, in percent.
         flags: short reasons to doubt the number; empty when there are none.
         model: name of the exported model.

@@ -54,7 +54,11 @@ class UsualClasses:
 
 
 def window_flags(
-    record: BurstRecord, selected_share: float, duplicated: float, crowded: bool
+    record: BurstRecord,
+    selected_share: float,
+    duplicated: float,
+    crowded: bool,
+    stopped: bool = False,
 ) -> tuple[str, ...]:
     """Return the flags that need no estimator, in the order of `REASONS`.
 
@@ -63,18 +67,25 @@ def window_flags(
         selected_share: mean share of its batches that adapted, 0 to 1.
         duplicated: share of frames that are near-duplicates of others, 0 to 1.
         crowded: see `UsualClasses`; without a calibration only a window of one class is flagged.
+        stopped: the burst ended early because of a collapse.
     """
-    deployed, before, after = (
-        effective_classes(x.label) for x in (record.deployed, record.before, record.after)
-    )
+    deployed = effective_classes(record.deployed.label)
     found = {
         "nothing_selected": bool(record.steps) and selected_share < _LEAST_SELECTED,
         "uniform_window": crowded or deployed == 1,
         "duplicated_frames": duplicated > _MOST_DUPLICATES,
         "small_window": len(record.deployed.label) < _LEAST_FRAMES,
-        "collapse": after < _MOST_COLLAPSE * before,
+        "collapse": stopped or collapsed(record.before.label, record.after.label),
     }
     return tuple(name for name, holds in found.items() if holds)
+
+
+def collapsed(first: NDArray[np.int64], now: NDArray[np.int64]) -> bool:
+    """Tell whether the labels of the same frames now share far fewer classes than at first.
+
+    Entropy says less: it goes to 0 in every long burst, also in one that keeps all classes.
+    """
+    return effective_classes(now) < _MOST_COLLAPSE * effective_classes(first)
 
 
 def effective_classes(labels: NDArray[np.int64]) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
 from edgewf.burst import Burst, run_burst
-from edgewf.engines import BurstRecord, Engine, Float32, Images, Predictions, StepTrace
+from edgewf.engines import BurstRecord, Engine, Features, Float32, Images, Predictions, StepTrace
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
 from edgewf.estimators.table import evaluate
@@ -46,10 +46,11 @@ class Notes:
 
     name = "notes"
 
-    def __init__(self, selected: tuple[int, ...] = ()) -> None:
+    def __init__(self, selected: tuple[int, ...] = (), collapses_at: int = 10**6) -> None:
         self.calls: list[tuple[str, list[int]]] = []
         self.settings: list[BurstSettings] = []
         self._selected = selected
+        self._collapses_at = collapses_at
 
     def infer(self, images: Images) -> Float32:
         raise AssertionError("a burst takes labels by `record` and `probe`")
@@ -66,6 +67,13 @@ class Notes:
 
     def probe(self, images: Images) -> None:
         self.calls.append(("probe", numbers(images)))
+
+    def features(self, images: Images) -> Features:
+        self.calls.append(("features", numbers(images)))
+        steps = len(self.batches("step"))
+        labels = np.array(numbers(images)) if steps < self._collapses_at else np.zeros(len(images))
+        logits = np.eye(256, dtype=np.float32)[labels.astype(int)]
+        return Features(logits, np.zeros((len(images), 1), np.float32))
 
     def read(self) -> BurstRecord:
         recorded, probed = np.array(self.frames("record")), np.array(self.frames("probe"))
@@ -189,6 +197,34 @@ def test_progress_counts_every_engine_call() -> None:
     seen: list[tuple[int, int]] = []
     run_burst(Notes(), numbered(), settings(), lambda done, total: seen.append((done, total)))
     assert seen == [(i, 13) for i in range(1, 14)]
+
+
+def test_ten_steps_are_not_watched_and_long_bursts_are_between_the_tenth_and_the_last() -> None:
+    for steps, looks in ((10, 0), (11, 2), (20, 2), (21, 3), (45, 5)):
+        engine = Notes()
+        seen: list[tuple[int, int]] = []
+        burst = run_burst(
+            engine, numbered(), settings(steps=steps), lambda *now, seen=seen: seen.append(now)
+        )
+        assert not burst.stopped
+        assert len(engine.batches("features")) == 3 * looks
+        assert seen[-1] == (len(engine.calls) - 1, len(engine.calls) - 1)
+        assert {total for _, total in seen} == {len(engine.calls) - 1}
+
+
+@pytest.mark.parametrize(("collapses_at", "steps"), [(1, 10), (10, 10), (11, 20), (35, 40)])
+def test_a_collapse_ends_the_steps_and_the_labels_after_are_taken(
+    collapses_at: int, steps: int
+) -> None:
+    engine = Notes(collapses_at=collapses_at)
+    seen: list[tuple[int, int]] = []
+    burst = run_burst(
+        engine, numbered(), settings(steps=41), lambda done, total: seen.append((done, total))
+    )
+    assert burst.stopped
+    assert len(burst.record.steps) == len(engine.batches("step")) == steps
+    assert engine.batches("probe") == engine.batches("record")
+    assert seen[-1] == (len(engine.calls) - 1, len(engine.calls) - 1)
 
 
 @pytest.mark.parametrize("count", [0, WINDOW - 1, WINDOW + BATCH])

@@ -71,16 +71,22 @@ def whole(exported: Bundle, windows: Windows, tmp_path_factory: pytest.TempPathF
 
 
 class Counted(OnnxRuntimeCPU):
-    """Counts bursts, and may fail in the middle of one."""
+    """Counts bursts from their first record on, and may fail in the middle of one."""
 
     def __init__(self, bundle: Bundle, fails_in: int | None = None) -> None:
         super().__init__(bundle, threads=1)
         self.bursts = 0
+        self._begun = False
         self._fails_in = fails_in
 
     def reset(self, settings: BurstSettings) -> None:
-        self.bursts += 1
+        self._begun = False
         super().reset(settings)
+
+    def record(self, images: Images) -> None:
+        self.bursts += not self._begun
+        self._begun = True
+        super().record(images)
 
     def probe(self, images: Images) -> None:
         if self.bursts == self._fails_in:

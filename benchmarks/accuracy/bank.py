@@ -69,18 +69,13 @@ class Bank:
     def _one(self, window: Window) -> Seen:
         kept = self._folder / f"{window.name}.npz"
         if not kept.exists():
-            marks = [time.perf_counter()]
-            parts = self.settings.window // self.settings.batch_size
-            ends = {parts, parts + self.settings.steps, 2 * parts + self.settings.steps}
-
-            def tick(done: int, calls: int) -> None:
-                marks.extend([time.perf_counter()] * (done in ends))
-
             images = window.images()
-            marks[0] = time.perf_counter()
-            record = run_burst(self._engine, images, self.settings, tick).record
-            if self.settings.steps == 0:
-                marks.insert(1, marks[1])
+            times = [time.perf_counter()]
+            record = run_burst(
+                self._engine, images, self.settings, lambda *_: times.append(time.perf_counter())
+            ).record
+            parts = self.settings.window // self.settings.batch_size
+            marks = [times[i] for i in (0, parts, len(times) - 1 - parts, -1)]
             tables = {name: getattr(record, name).logits for name in _TABLES}
             part = kept.with_suffix(".part.npz")
             np.savez(part, labels=window.labels, seconds=np.diff(marks), **tables)
