@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgewf import __version__
+from edgewf.commands.analyze import analyze
 from edgewf.commands.bench import bench
 from edgewf.commands.build import build
 from edgewf.commands.calibrate import calibrate
@@ -62,5 +63,16 @@ def main() -> None:
     """
 
 
-for _command in (export, inspect, build, doctor, bench, calibrate, estimate, monitor, history):
+for _command in (
+    export,
+    inspect,
+    build,
+    doctor,
+    bench,
+    calibrate,
+    estimate,
+    analyze,
+    monitor,
+    history,
+):
     main.add_command(_command)

@@ -122,9 +122,7 @@ class Estimator:
         if self._usual is not None and accuracy is not None:
             classes = self.manifest.classes ** scores["dispersion"]
             crowded = self._usual.crowded(accuracy, classes)
-        found = window_flags(
-            burst.record, burst.selected_share, duplicated, crowded, burst.stopped
-        )
+        found = window_flags(burst.record, burst.selected_share, duplicated, crowded, burst.stopped)
         return (*flags, *found)
 
 
