@@ -68,8 +68,8 @@ def main(
         window=window, batch_size=batch_size, steps=steps, learning_rate=learning_rate
     )
     engine = select_engine(engine_name, loaded, None).engine
-    chosen = [w for w in of_kind(windows(loaded, data, window, 1), "corruptions")]
-    chosen = [w for w in chosen if w.cell in cells]
+    found = of_kind(windows(loaded, data, window, 1), "corruptions")
+    chosen = [seen for seen in found if seen.cell in cells]
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for seen in track(chosen, "following"):
