@@ -99,7 +99,7 @@ def spread_by_hand(x: np.ndarray, labels: np.ndarray) -> float:
 
 def test_distances_are_numpys(bundle: Bundle) -> None:
     found = taken(bundle)
-    means = np.stack([CLEAN[LABELS == k].mean(axis=0) for k in range(4)])
+    means = np.stack([CLEAN[k == LABELS].mean(axis=0) for k in range(4)])
     np.testing.assert_allclose(found.points, means, atol=1e-3)
     x = RNG.normal(2, size=(15, 7)).astype(np.float32)
     nearest = [min(np.linalg.norm(row - mean) for mean in means) for row in x]

@@ -55,12 +55,13 @@ def main(
         w for w in of_kind(windows(loaded, data, window, 1), *_KINDS) if w.cell[1] in severities
     ]
     rows: list[dict[str, Any]] = []
-    for count, rate in zip(steps, learning_rate, strict=True):
-        settings = loaded.manifest.burst.with_changes(
-            window=window, batch_size=batch_size, steps=count, learning_rate=rate
-        )
-        for seen in track(chosen, f"{count} steps, {rate:g}"):
-            burst = run_burst(engine, seen.images(), settings)
+    for seen in track(chosen, "bursts"):
+        frames = seen.images()
+        for count, rate in zip(steps, learning_rate, strict=True):
+            settings = loaded.manifest.burst.with_changes(
+                window=window, batch_size=batch_size, steps=count, learning_rate=rate
+            )
+            burst = run_burst(engine, frames, settings)
             record = burst.record
             flags = window_flags(record, burst.selected_share, 0.0, False, burst.stopped)
             classes = [effective_classes(x.label) for x in (record.before, record.after)]
