@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -99,9 +100,9 @@ def main(
     record = {
         "machine": describe_machine(),
         "settings": settings.to_json(),
-        "rows": {name: trajectory.to_json() for name, trajectory in rows},
+        "rows": {name: _columns(trajectory) for name, trajectory in rows},
     }
-    write_text(stem.with_suffix(".json"), json.dumps(_rounded(record)) + "\n")
+    write_text(stem.with_suffix(".json"), json.dumps(record) + "\n")
     click.echo("\n".join(lines))
 
 
@@ -124,14 +125,13 @@ def _save(window: Window, frames: object, folder: Path, bundle: Bundle) -> None:
         cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
 
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: _rounded(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(x) for x in value]
-    return value
+def _columns(found: Trajectory) -> dict[str, Any]:
+    record = found.to_json()
+    looks = record.pop("looks")
+    return {
+        **record,
+        "looks": {key: [round(look[key], 3) for look in looks] for key in looks[0]},
+    }
 
 
 if __name__ == "__main__":
