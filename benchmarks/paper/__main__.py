@@ -165,7 +165,8 @@ def _exported(model: str, weights: str | None, output: Path) -> Path:
         if (there.fingerprint, there.preprocessing) == (source.fingerprint, source.preprocessing):
             return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return export_bundle(source, folder, overwrite=True).folder
+    export_bundle(source, folder, overwrite=True)
+    return folder
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.paper.published import SEED, published_f
 from benchmarks.paper.samples import Sample, load
 from edgewf.bundle import Bundle, write_text
-from edgewf.engines import Engine
+from edgewf.engines import Engine, Images
 from edgewf.engines.device import DeviceEngine
 from edgewf.errors import EdgewfError
 from edgewf.estimation import Estimator
@@ -120,7 +121,7 @@ def run_cell(
         )
     order = np.random.default_rng([SEED, 0]).permutation(len(samples))
 
-    def images(part: Sequence[int]) -> np.ndarray:
+    def images(part: NDArray[np.int64]) -> Images:
         chosen = [samples[i] for i in part]
         return load(chosen, bundle.manifest.preprocessing, stored_crop=stored_crop)
 
@@ -173,7 +174,7 @@ def run_cell(
     )
 
 
-def _batches(images: int, settings: BurstSettings) -> Iterator[np.ndarray]:
+def _batches(images: int, settings: BurstSettings) -> Iterator[NDArray[np.int64]]:
     """Yield a batch of indices a step, each epoch in an order of its own."""
     batch = settings.batch_size
     per_epoch = images // batch

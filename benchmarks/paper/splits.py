@@ -117,7 +117,7 @@ class Split:
 
 def _corruption_folders(folder: Path) -> dict[str, Path]:
     """Find folders that have folders named by severities, here or one level down."""
-    found = {}
+    found: dict[str, Path] = {}
     for pattern in ("*", "*/*"):
         for path in sorted(folder.glob(pattern)):
             if any((path / str(s)).is_dir() for s in range(1, 6)):

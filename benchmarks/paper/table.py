@@ -126,7 +126,7 @@ def table(found: Sequence[Row], model: str, steps: int) -> list[str]:
     if model != MODEL or steps != STEPS:
         lines += [
             "",
-            f"The published f is for {MODEL} and {STEPS} steps; this is {model}, {steps}.",
+            f"The published f is for {MODEL} with {STEPS} steps; this is {model} with {steps}.",
         ]
     return lines
 
