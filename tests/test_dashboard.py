@@ -83,6 +83,13 @@ def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Dashboard]:
+    """One without a token, for tests that only ask."""
+    with dashboard() as made:
+        yield made
+
+
 def test_state_history_and_pictures() -> None:
     past = [replace(ESTIMATE, time=float(i)) for i in range(3)]
     picture = np.full((64, 64, 3), (200, 30, 30), np.uint8)
@@ -204,17 +211,16 @@ def test_static_files_are_fresh_or_unchanged() -> None:
         "/login.html", "/index.html", "/feed.py", "/\\..\\app.js",
     ],
 )  # fmt: skip
-def test_no_path_leads_to_another_file(path: str) -> None:
-    with dashboard() as made:
-        with socket.create_connection(("127.0.0.1", port(made)), 10) as opened:
-            opened.sendall(
-                f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-            )
-            answer = b""
-            while data := opened.recv(65536):
-                answer += data
-        assert answer.split(b" ")[1] in (b"404", b"400")
-        assert b"root:" not in answer
+def test_no_path_leads_to_another_file(shared: Dashboard, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", port(shared)), 10) as opened:
+        opened.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = b""
+        while data := opened.recv(65536):
+            answer += data
+    assert answer.split(b" ")[1] in (b"404", b"400")
+    assert b"root:" not in answer
 
 
 def test_other_methods_and_numbers_are_refused() -> None:
@@ -289,9 +295,10 @@ def test_a_wrong_token_costs_time() -> None:
         ("192.168.1.4", 421), ("", 421), ("localhost:x", 421), ("[::1", 421),
     ],
 )  # fmt: skip
-def test_on_loopback_only_names_of_this_machine_are_answered(host: str, status: int) -> None:
-    with dashboard() as made:
-        assert ask(made, "/api/state", {"Host": host})[0] == status
+def test_on_loopback_only_names_of_this_machine_are_answered(
+    shared: Dashboard, host: str, status: int
+) -> None:
+    assert ask(shared, "/api/state", {"Host": host})[0] == status
 
 
 def test_another_address_needs_a_token_and_takes_any_name() -> None:
