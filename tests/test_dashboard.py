@@ -50,7 +50,8 @@ def dashboard(token: str | None = None, **options: Any) -> Iterator[Dashboard]:
         yield made
     finally:
         made.close()
-    until(lambda: set(threading.enumerate()) <= before)
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name == "edgewf-dashboard"]
 
 
 def port(made: Dashboard) -> int:
