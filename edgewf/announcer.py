@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
 from edgewf.health import Health
+from edgewf.interrupted import give_back
 from edgewf.listener import Listener, Status
 
 _POLL_S = 0.2
@@ -89,6 +90,7 @@ class Announcer:
 
         A listener that hangs is left behind after some seconds.
         """
+        give_back(self._changed)
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -180,3 +180,20 @@ def test_listeners_are_closed_even_if_it_never_started() -> None:
     notes = Notes()
     Announcer([notes], lambda: WELL, 1e6).close()
     assert notes.told == ["close"]
+
+
+def test_a_lock_that_an_interrupt_left_held_does_not_block_the_end() -> None:
+    notes = Notes()
+    announcer = Announcer([notes], lambda: WELL, 1e6)
+    announcer.start()
+
+    def interrupted() -> None:
+        announcer._changed.acquire()
+        announcer.estimate(ESTIMATE)
+        announcer.close()
+
+    ending = threading.Thread(target=interrupted, daemon=True)
+    ending.start()
+    ending.join(60)
+    assert not ending.is_alive()
+    assert notes.told[-1] == "close"

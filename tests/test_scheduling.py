@@ -400,6 +400,24 @@ def test_closing_wakes_a_burst_that_waits_for_the_device_to_cool(tmp_path: Path)
     assert job.begun == []
 
 
+def test_a_lock_that_an_interrupt_left_held_does_not_block_the_end() -> None:
+    job = Job()
+    job.may_go_on.clear()
+    with bursts(job) as thread:
+        thread.hand_over(window, "test", 1.0)
+
+        def interrupted() -> None:
+            """As KeyboardInterrupt leaves it between taking the lock and the block."""
+            thread._changed.acquire()
+            job.may_go_on.set()
+            thread.close()
+
+        ending = threading.Thread(target=interrupted, daemon=True)
+        ending.start()
+        ending.join(60)
+        assert not ending.is_alive()
+
+
 def test_what_load_raises_reaches_the_caller() -> None:
     def load() -> Any:
         raise EdgewfError("no such engine")

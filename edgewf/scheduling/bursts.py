@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
+from edgewf.interrupted import give_back
 from edgewf.preprocessing import Image
 from edgewf.scheduling.duty import DutyCycle
 from edgewf.scheduling.thermostat import Thermostat
@@ -160,6 +161,7 @@ class BurstThread:
 
     def close(self) -> None:
         """End the burst under way at its next slice, and the thread."""
+        give_back(self._changed)
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
