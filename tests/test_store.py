@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from edgewf.telemetry.storing import StoreListener
 from tests.states import ESTIMATE
 from tests.states import WELL as HEALTH
 
+ROOT = Path(__file__).parents[1]
 RECORD = ESTIMATE.to_json()
 
 # Writes estimates as fast as it can, and prints the number of each that is on disk.
@@ -35,6 +37,47 @@ store = Store(sys.argv[1])
 run = store.begin_run(1.0, {})
 while True:
     print(store.add_estimate(run, ESTIMATE.to_json()), flush=True)
+"""
+
+# Two monitors write to one store and are killed at random times, again and again, some while they
+# still open it. Prints how many were killed before and after their first record.
+KILLED = """
+import os, random, signal, sqlite3, sys, time
+from edgewf.telemetry.store import Store
+from tests.states import ESTIMATE
+def write(number, told):
+    with Store(sys.argv[1]) as store:
+        run = store.begin_run(1.0, {"writer": number})
+        while True:
+            n = store.add_estimate(run, ESTIMATE.to_json())
+            os.write(told, b"%d\\n" % n)
+rng, early, late, printed = random.Random(0), 0, 0, []
+for round in range(25):
+    writers = []
+    for number in range(2):
+        reading, telling = os.pipe()
+        child = os.fork()
+        if child == 0:
+            write(number, telling)
+        os.close(telling)
+        writers.append((child, reading))
+    for child, reading in writers:
+        time.sleep(rng.uniform(0, 0.04))
+        os.kill(child, signal.SIGKILL)
+    for child, reading in writers:
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL, status
+        lines = open(reading).read().split()
+        printed += map(int, lines)
+        early, late = early + (not lines), late + bool(lines)
+with Store(sys.argv[1]) as store:
+    found = [x.id for x in store.estimates()]
+    assert store._database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert all(x.record == ESTIMATE.to_json() for x in store.estimates())
+assert found == list(range(1, len(found) + 1))
+assert len(set(printed)) == len(printed) and set(printed) <= set(found)
+assert len(found) - len(printed) <= 50, (len(found), len(printed))
+print(early, late)
 """
 
 # Fills a disk that takes 200 kB, then makes room.
@@ -64,6 +107,57 @@ listener.close()
 """
 
 
+# On a disk of 3 MB: fills it, makes room, and leaves two stores, one as a kill leaves it.
+SMALL_DISK = """
+import shutil, sys
+from pathlib import Path
+from edgewf.errors import EdgewfError
+from edgewf.telemetry.store import Store
+from edgewf.telemetry.storing import StoreListener
+from tests.states import ESTIMATE
+disk = Path(sys.argv[1])
+listener = StoreListener(Store(disk / "door.db"), {})
+ballast = disk / "ballast"
+ballast.write_bytes(bytes(2_000_000))
+failed = 0
+while failed < 50:
+    try:
+        listener.estimate(ESTIMATE)
+    except EdgewfError as error:
+        failed, words = failed + 1, str(error)
+assert "make room on its disk" in words, words
+assert "50 records wait" in words, words
+before = len(Store(disk / "door.db", read_only=True).estimates())
+ballast.unlink()
+listener.close()
+with Store(disk / "door.db") as store:
+    found = len(store.estimates())
+    assert found == before + 50, (found, before)
+with Store(disk / "killed.db") as store:
+    store.add_estimate(store.begin_run(1.0, {}), ESTIMATE.to_json())
+    for name in ("", "-wal", "-shm"):
+        shutil.copy(disk / f"killed.db{name}", disk / f"left.db{name}")
+print(found)
+"""
+
+# On the same disk, which may not be written any more.
+READ_ONLY_DISK = """
+import sys
+from pathlib import Path
+from edgewf.errors import EdgewfError
+from edgewf.telemetry.store import Store
+disk = Path(sys.argv[1])
+for name in ("door.db", "left.db"):
+    with Store(disk / name, read_only=True) as store:
+        print(len(store.estimates()))
+    try:
+        with Store(disk / name) as store:
+            store.begin_run(1.0, {})
+    except EdgewfError as error:
+        print(error)
+"""
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "door.db"
@@ -74,7 +168,7 @@ def script(text: str, path: Path, **options: Any) -> subprocess.Popen[str]:
         [sys.executable, "-c", text, str(path)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         **options,
     )
 
@@ -168,6 +262,15 @@ def test_a_kill_loses_at_most_the_estimate_in_flight(path: Path, seed: int) -> N
     assert {str(x.record) for x in found} == {str(RECORD)}
 
 
+def test_kills_of_two_monitors_lose_what_was_in_flight_at_most(path: Path) -> None:
+    with script(KILLED, path) as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    early, late = map(int, said.split())
+    assert early > 0
+    assert late > 10
+
+
 def test_a_full_disk_is_a_problem_until_there_is_room(path: Path) -> None:
     with script(FULL_DISK, path) as process:
         said, _ = process.communicate(timeout=120)
@@ -178,6 +281,33 @@ def test_a_full_disk_is_a_problem_until_there_is_room(path: Path) -> None:
     with Store(path, read_only=True) as store:
         assert len(store.estimates()) == 400
         assert len(store.health()) == 1
+
+
+def test_a_small_disk_that_fills_up_and_is_then_read_only(tmp_path: Path) -> None:
+    python = f"{shlex.quote(sys.executable)} -c"
+    disk = shlex.quote(str(tmp_path))
+    mount = f"mount -t tmpfs -o size=3m none {disk}"
+    in_a_namespace = ["unshare", "--mount", "sh", "-ec"]
+    try:
+        subprocess.run([*in_a_namespace, mount], check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a small disk")
+    steps = f"""
+        {mount}
+        {python} {shlex.quote(SMALL_DISK)} {disk}
+        mount -o remount,ro {disk}
+        {python} {shlex.quote(READ_ONLY_DISK)} {disk}
+    """
+    done = subprocess.run(
+        [*in_a_namespace, steps], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    found, read, refused, left, left_refused = done.stdout.splitlines()
+    assert read == found
+    assert int(found) > 50
+    assert f"{tmp_path}/door.db: unable to open" in refused
+    assert left == "1"
+    assert "readonly database: check the rights" in left_refused
+    assert "its disk may be written" in left_refused
 
 
 def test_two_monitors_write_to_one_store(path: Path) -> None:

@@ -9,6 +9,7 @@ not their order. Several monitors may write to one file, and others read it at t
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,10 +70,9 @@ class Store:
         self.path = Path(path)
         if read_only and not self.path.is_file():
             raise EdgewfError(f"no such file: {path}; `edgewf monitor --store {path}` writes it")
-        mode = "ro" if read_only else "rwc"
         with self._explained():
             self._database = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode={mode}",
+                f"{self.path.absolute().as_uri()}?{self._mode(read_only)}",
                 uri=True,
                 timeout=_BUSY_S,
                 isolation_level=None,
@@ -129,6 +129,16 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _mode(self, read_only: bool) -> str:
+        """Return how SQLite shall open the file."""
+        if not read_only:
+            return "mode=rwc"
+        # Readers of a file in WAL mode make two files beside it, unless a writer's are there. Where
+        # they cannot (a disk mounted read-only) and need not (nobody writes), none are asked for.
+        log = self.path.with_name(f"{self.path.name}-wal")
+        alone = not log.exists() and not os.access(self.path.absolute().parent, os.W_OK)
+        return "mode=ro&immutable=1" if alone else "mode=ro"
 
     def _open(self, read_only: bool) -> None:
         version = self._version()
@@ -220,7 +230,7 @@ class Store:
 def _advice(error: str) -> str:
     hints = {
         "unable to open": "check that its folder exists and may be written",
-        "readonly": "check the rights of the file and its folder",
+        "readonly": "check the rights of the file and its folder, and that its disk may be written",
         "full": "make room on its disk",
         "disk I/O": "make room on its disk, and check that the disk is well",
         "locked": "another program holds it: end that, or give each monitor a file of its own",
