@@ -181,6 +181,25 @@ def test_a_camera_that_is_cut_comes_back(server: str) -> None:
     assert health.reconnects >= 1
 
 
+def test_a_network_camera_that_goes_silent_comes_back(server: str) -> None:
+    """The connection stays open all the while."""
+    patience = Patience(first=LONG, stall=0.4, backoff=0.01, restarts=0)
+    with network_camera(f"http://{server}/cut", patience=patience) as source:
+        frames = list(islice(source, 24))
+        reconnects = source.health().reconnects
+    assert [frame.index for frame in frames] == list(range(24))
+    assert reconnects >= 2
+
+
+def test_a_stream_that_turns_into_noise_is_opened_anew(server: str) -> None:
+    """After some pictures come bytes that are no pictures, without an end."""
+    patience = Patience(first=LONG, stall=0.5, backoff=0.01, restarts=0)
+    with network_camera(f"http://{server}/noise", patience=patience) as source:
+        frames = list(islice(source, 24))
+        assert source.health().reconnects >= 1
+    assert {frame.image.shape for frame in frames} == {PHOTO.shape}
+
+
 def test_frozen_and_black_pictures_are_noticed() -> None:
     watch = PictureWatch()
     rng = np.random.default_rng(0)
@@ -251,7 +270,8 @@ def test_closing_wakes_a_reader_that_waits() -> None:
 class Mjpeg(BaseHTTPRequestHandler):
     """/stream sends the photograph again and again, /silence never answers.
 
-    /cut goes silent after some frames, /hangs-up ends after some, /damaged spoils every other one.
+    /cut goes silent after some frames, /hangs-up ends after some, /noise goes on with noise,
+    /damaged spoils every other one.
     """
 
     def do_GET(self) -> None:
@@ -272,6 +292,9 @@ class Mjpeg(BaseHTTPRequestHandler):
                     time.sleep(600)
                 if self.path == "/hangs-up" and number == 6:
                     return
+                if self.path == "/noise" and number >= 10:
+                    self.wfile.write(np.random.default_rng(number).bytes(len(part + picture)))
+                    continue
                 self.wfile.write(part + picture + b"\r\n")
                 time.sleep(0.02)
 
