@@ -35,6 +35,7 @@ _KINDS = ("corruptions", "few classes")
 @click.option("--learning-rate", multiple=True, type=float, default=(0.005,), help="One a --steps.")
 @click.option("--severity", "severities", type=int, multiple=True, default=(0, 1, 2, 3, 4, 5))
 @click.option("--engine", "engine_name", default="auto")
+@click.option("--name", default="collapse", show_default=True, help="Of the result files.")
 def main(
     bundle: Path,
     data: Path,
@@ -45,6 +46,7 @@ def main(
     learning_rate: tuple[float, ...],
     severities: tuple[int, ...],
     engine_name: str,
+    name: str,
 ) -> None:
     """Print a table and write it as Markdown and JSON."""
     if len(steps) != len(learning_rate):
@@ -109,7 +111,7 @@ def main(
                 f"| {_accuracy([r for r in mine if not r['flagged']])} |"
             )
     output.mkdir(parents=True, exist_ok=True)
-    stem = output / f"collapse_{loaded.manifest.model}_{data.name}"
+    stem = output / f"{name}_{loaded.manifest.model}_{data.name}"
     write_text(stem.with_suffix(".md"), "\n".join(lines) + "\n")
     record_ = {"machine": describe_machine(), "rows": rows}
     write_text(stem.with_suffix(".json"), json.dumps(record_) + "\n")
