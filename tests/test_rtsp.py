@@ -20,6 +20,7 @@ from benchmarks.soak.network import Network
 from edgewf.images import read_image
 from edgewf.stream import Frame
 from edgewf.stream.camera import CameraSource, Patience, network_camera
+from tests.broker import reachable, until
 
 PHOTO = read_image(Path(skimage.__file__).parent / "data" / "coffee.png")[:240, :320]
 SERVER = Path(soak.__file__).parent / "server.py"
@@ -57,15 +58,7 @@ class Camera:
     def on(self) -> None:
         command = [PYTHON, str(SERVER), str(self.port), str(self._folder), str(FPS)]
         self._process = subprocess.Popen(command)
-        deadline = time.monotonic() + LONG
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return
-            except OSError:
-                assert self._process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        until(lambda: reachable(self.port), LONG)
 
     def off(self) -> None:
         self._process.kill()
