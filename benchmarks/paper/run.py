@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.published import SEED, published_f
+from benchmarks.paper.published import published_f
 from benchmarks.paper.samples import Sample, load
 from edgewf.bundle import Bundle, write_text
+from edgewf.burst import step_batches
 from edgewf.engines import Engine, Images
 from edgewf.engines.device import DeviceEngine
 from edgewf.errors import EdgewfError
@@ -119,7 +120,7 @@ def run_cell(
             f"{samples[0].path.parent}: {len(samples)} images of {' '.join(name).strip()}, fewer "
             f"than a batch of {max(batch, probe_batch)}: copy the whole data set"
         )
-    order = np.random.default_rng([SEED, 0]).permutation(len(samples))
+    order = np.random.default_rng([settings.seed, 0]).permutation(len(samples))
 
     def images(part: NDArray[np.int64]) -> Images:
         chosen = [samples[i] for i in part]
@@ -138,7 +139,7 @@ def run_cell(
     for done, part in enumerate(parts):
         engine.record(images(part))
         tick("labels before", done + 1, len(parts))
-    for done, part in enumerate(_batches(len(samples), settings)):
+    for done, part in enumerate(step_batches(len(samples), settings)):
         engine.step(images(part))
         tick("steps", done + 1, settings.steps)
     for done, part in enumerate(parts):
@@ -172,18 +173,6 @@ def run_cell(
         average_confidence=float(100 * record.deployed.confidence.mean()),
         seconds=time.perf_counter() - begin,
     )
-
-
-def _batches(images: int, settings: BurstSettings) -> Iterator[NDArray[np.int64]]:
-    """Yield a batch of indices a step, each epoch in an order of its own."""
-    batch = settings.batch_size
-    per_epoch = images // batch
-    order = np.zeros(0, np.int64)
-    for step in range(settings.steps):
-        epoch, index = divmod(step, per_epoch)
-        if index == 0:
-            order = np.random.default_rng([SEED, epoch + 1]).permutation(images)
-        yield order[index * batch : (index + 1) * batch]
 
 
 class Results:
