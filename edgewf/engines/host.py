@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,10 @@ class HostEngine(ABC):
         gradient = self.gradient(images, constant)
         return seen[0], gradient
 
+    def feed(self, images: Images) -> dict[str, Any]:
+        """Return the inputs of a graph that takes the burst's statistics and affine vector."""
+        return {"images": images, "affine": self.affine, "source_weight": self.source_weight}
+
     def reset(self, settings: BurstSettings) -> None:
         self._settings = settings
         self.source_weight = np.array([settings.source_weight], np.float32)
@@ -95,11 +100,11 @@ class HostEngine(ABC):
         self._deployed, self._before, self._after, self._steps = [], [], [], []
 
     def record(self, images: Images) -> None:
-        self._deployed.append(_predictions(self.infer(images)))
-        self._before.append(_predictions(self.adapted_logits(images)))
+        self._deployed.append(predictions(self.infer(images)))
+        self._before.append(predictions(self.adapted_logits(images)))
 
     def probe(self, images: Images) -> None:
-        self._after.append(_predictions(self.adapted_logits(images)))
+        self._after.append(predictions(self.adapted_logits(images)))
 
     def step(self, images: Images) -> None:
         settings = self._settings
@@ -195,7 +200,8 @@ class HostEngine(ABC):
         )
 
 
-def _predictions(logits: Float32) -> Predictions:
+def predictions(logits: Float32) -> Predictions:
+    """Return what logits [B, K] say, with a copy of them."""
     p, _, _ = reference.softmax_entropy(logits)
     return Predictions(reference.labels(logits), p.max(axis=1), logits.copy())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -44,11 +43,11 @@ class OnnxRuntimeCPU(HostEngine):
         return logits
 
     def adapted_logits(self, images: Images) -> Float32:
-        logits: Float32 = self._probe.run(["logits"], self._feed(images))[0]
+        logits: Float32 = self._probe.run(["logits"], self.feed(images))[0]
         return logits
 
     def features(self, images: Images) -> Features:
-        return Features(*self._probe.run(["logits", "embedding"], self._feed(images)))
+        return Features(*self._probe.run(["logits", "embedding"], self.feed(images)))
 
     def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:
         logits, residuals = self._run_forward(images)
@@ -56,9 +55,6 @@ class OnnxRuntimeCPU(HostEngine):
         if not upstream.any():  # the backward graph is linear: nothing in, nothing out
             return np.zeros_like(self.affine)
         return self._run_backward(upstream, residuals)
-
-    def _feed(self, images: Images) -> dict[str, Any]:
-        return {"images": images, "affine": self.affine, "source_weight": self.source_weight}
 
     def _run_forward(self, images: Images) -> tuple[Float32, dict[str, ort.OrtValue]]:
         """Residuals stay in ONNX Runtime's own buffers, which `backward` then reads."""

@@ -59,21 +59,18 @@ class OpenVINOCPU(HostEngine):
         return self._run("infer", {"images": images}, "logits")[0]
 
     def adapted_logits(self, images: Images) -> Float32:
-        return self._run("probe", self._feed(images), "logits")[0]
+        return self._run("probe", self.feed(images), "logits")[0]
 
     def features(self, images: Images) -> Features:
-        return Features(*self._run("probe", self._feed(images), "logits", "embedding"))
+        return Features(*self._run("probe", self.feed(images), "logits", "embedding"))
 
     def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:
         self._dlogits = dlogits
-        return self._run("step", self._feed(images), "affine_grad")[0]
+        return self._run("step", self.feed(images), "affine_grad")[0]
 
     def _ask(self, logits: Float32) -> Float32:
         assert self._dlogits is not None, "gradient() says what comes between the graphs"
         return self._dlogits(logits)
-
-    def _feed(self, images: Images) -> dict[str, Any]:
-        return {"images": images, "affine": self.affine, "source_weight": self.source_weight}
 
     def _run(self, graph: str, feed: dict[str, Any], *outputs: str) -> list[Float32]:
         request = self._request(graph, len(feed["images"]))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgewf.burst import Progress, step_batches, window_parts
 from edgewf.engines import Engine, Features, Images, Predictions
+from edgewf.engines.host import predictions
 from edgewf.errors import EdgewfError
 from edgewf.flags import collapsed, effective_classes
 from edgewf.flips import count_flips
@@ -96,7 +97,7 @@ def follow(
     parts = window_parts(len(images), settings)
     order = np.concatenate(parts)
     truth = None if labels is None else labels[order]
-    deployed = _predictions(np.concatenate([engine.infer(images[part]) for part in parts]))
+    deployed = predictions(np.concatenate([engine.infer(images[part]) for part in parts]))
     engine.reset(settings)
     marks = set(looked_at(settings.steps))
     looks: list[Look] = []
@@ -179,11 +180,6 @@ def _whole(parts: Sequence[Features], step: int) -> Features:
             "--learning-rate or fewer --steps"
         )
     return seen
-
-
-def _predictions(logits: NDArray[np.float32]) -> Predictions:
-    p, _, _ = reference.softmax_entropy(logits)
-    return Predictions(reference.labels(logits), p.max(axis=1), logits)
 
 
 def _percent(right: NDArray[np.bool_]) -> float:
