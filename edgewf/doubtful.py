@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgewf.engines import BurstRecord, Images
-from edgewf.kernels.reference import softmax_entropy
+from edgewf.estimators.scores import frame_agreement
 from edgewf.preprocessing import Image
 
 SHOWN = 6
@@ -44,9 +44,7 @@ def doubtful_frames(
         record: of the burst on it.
         count: at most so many.
     """
-    p, _, _ = softmax_entropy(record.deployed.logits)
-    q, _, _ = softmax_entropy(record.after.logits)
-    agreement = np.nan_to_num((p * q).sum(axis=1))
+    agreement = frame_agreement(record.deployed.logits, record.after.logits)
     return tuple(
         DoubtfulFrame(
             image=images[i].copy(),

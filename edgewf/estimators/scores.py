@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgewf.engines import Float32
 from edgewf.estimators.rows import blocks, log_sum_exp, negative_entropy
@@ -20,12 +21,17 @@ def soft_agreement(deployed: Float32, adapted: Float32) -> float:
     Args:
         deployed, adapted: logits [N, K] of the same frames, N at least 1.
     """
-    total = 0.0
+    return float(frame_agreement(deployed, adapted).mean())
+
+
+def frame_agreement(deployed: Float32, adapted: Float32) -> NDArray[np.float64]:
+    """Return each frame's share in `soft_agreement`, float64 [N]."""
+    found = np.empty(len(deployed))
     for part in blocks(*deployed.shape):
         p, _, _ = softmax_entropy(deployed[part])
         q, _, _ = softmax_entropy(adapted[part])
-        total += float(np.nan_to_num((p * q).sum(axis=1)).sum())
-    return total / len(deployed)
+        found[part] = np.nan_to_num((p * q).sum(axis=1))
+    return found
 
 
 def certainty(logits: Float32) -> float:
