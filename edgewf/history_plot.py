@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.errors import EdgewfError
+from edgewf.figures import check_matplotlib, save
 from edgewf.history import Record
 
 _SUFFIXES = (".png", ".svg")
@@ -22,16 +23,13 @@ def draw(records: Sequence[Record], path: Path) -> None:
     """
     if path.suffix not in _SUFFIXES:
         raise EdgewfError(f"{path}: give a file that ends in .png or .svg")
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise EdgewfError("--plot needs matplotlib: pip install 'edgewf[plot]'") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    check_matplotlib("--plot")
+    from matplotlib.figure import Figure
 
     known = [r for r in records if r["accuracy"] is not None]
     when = _days(known)
-    figure, axes = plt.subplots(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
     if known:
         lows, highs = zip(*(r["interval"] for r in known), strict=True)
         axes.fill_between(when, lows, highs, alpha=0.2, lw=0, label="90 % interval")
@@ -59,13 +57,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         axes.legend(frameon=False, ncols=4)
     axes.xaxis_date()
     figure.autofmt_xdate()
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        figure.savefig(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-        plt.close(figure)
+    save(figure, path)
 
 
 def _days(records: Sequence[Record]) -> NDArray[np.float64]:

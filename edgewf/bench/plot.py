@@ -9,6 +9,7 @@ from edgewf.bench.environment import device_line
 from edgewf.bench.parts import STEP_PARTS
 from edgewf.bench.result import label
 from edgewf.errors import EdgewfError
+from edgewf.figures import check_matplotlib, save
 
 FORMATS = (".png", ".svg")
 
@@ -76,12 +77,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.set_title(device_line(result["environment"]), fontsize=7, loc="left", wrap=True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format=path.suffix[1:].lower())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save(figure, path)
 
 
 def check(path: Path) -> None:
@@ -94,7 +90,4 @@ def check(path: Path) -> None:
         raise EdgewfError(f"--plot {path}: give a file that ends in {' or '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
         raise EdgewfError(f"--plot {path}: no folder {path.parent}: make it first")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise EdgewfError("--plot needs matplotlib: pip install 'edgewf[plot]'") from error
+    check_matplotlib("--plot")

@@ -62,8 +62,9 @@ def analyze(
     from edgewf.bundle import Bundle, write_text
     from edgewf.calibration import Calibration
     from edgewf.engines.select import select_engine
-    from edgewf.phases import plot
+    from edgewf.figures import check_matplotlib
     from edgewf.phases.centroids import Centroids
+    from edgewf.phases.plot import draw
     from edgewf.phases.table import trajectory_report
     from edgewf.phases.trajectory import follow
     from edgewf.report import burst_progress, burst_text
@@ -82,7 +83,7 @@ def analyze(
             err=True,
         )
     if output is not None:
-        plot.check()
+        check_matplotlib("--output")
         output.mkdir(parents=True, exist_ok=True)
     selection = select_engine(engine_name, loaded, threads)
     source = open_source(data, labels=loaded.labels if labelled else None, seed=settings.seed)
@@ -102,7 +103,7 @@ def analyze(
     }
     if output is not None:
         write_text(output / "phases.json", json.dumps(record, indent=1) + "\n")
-        plot.draw(trajectory, output / f"phases.{picture}", title)
+        draw(trajectory, output / f"phases.{picture}", title)
     if as_json:
         click.echo(json.dumps(record))
     else:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgewf.bundle import write_bytes
-from edgewf.errors import EdgewfError
+from edgewf.figures import check_matplotlib, save
 from edgewf.phases.trajectory import Trajectory
 
 _PANELS = (
@@ -17,18 +16,6 @@ _PANELS = (
 )
 
 
-def check() -> None:
-    """Refuse to draw where matplotlib is missing, before anything is measured.
-
-    Raises:
-        EdgewfError: it is.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise EdgewfError("--output needs matplotlib: pip install 'edgewf[plot]'") from error
-
-
 def draw(trajectory: Trajectory, path: Path, title: str) -> None:
     """Write the picture of a trajectory, atomically.
 
@@ -37,9 +24,7 @@ def draw(trajectory: Trajectory, path: Path, title: str) -> None:
         path: of a .png or .svg file.
         title: one line.
     """
-    check()
-    import io
-
+    check_matplotlib("--output")
     from matplotlib.figure import Figure
 
     steps = [look.step for look in trajectory.looks]
@@ -68,6 +53,4 @@ def draw(trajectory: Trajectory, path: Path, title: str) -> None:
     column[-1].set_xscale("symlog", linthresh=10)
     column[-1].xaxis.set_major_formatter("{x:.0f}")
     column[-1].set(xlabel="steps", xlim=(0, max(steps[-1], 1)))
-    file = io.BytesIO()
-    figure.savefig(file, format=path.suffix[1:])
-    write_bytes(path, file.getvalue())
+    save(figure, path)
