@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import socket
 import subprocess
 import threading
 import time
@@ -20,7 +19,7 @@ from benchmarks.soak.network import Network
 from edgewf.images import read_image
 from edgewf.stream import Frame
 from edgewf.stream.camera import CameraSource, Patience, network_camera
-from tests.broker import reachable, until
+from tests.broker import free_port, reachable, until
 
 PHOTO = read_image(Path(skimage.__file__).parent / "data" / "coffee.png")[:240, :320]
 SERVER = Path(soak.__file__).parent / "server.py"
@@ -50,8 +49,7 @@ class Camera:
     """A server that can be switched off and on again."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._folder = folder
         self.on()
 

@@ -20,6 +20,7 @@ from rich.progress import track
 from benchmarks.accuracy.windows import CELLS, Cell, Window, of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
+from edgewf.engines import Images
 from edgewf.engines.select import select_engine
 from edgewf.phases.centroids import Centroids
 from edgewf.phases.plot import draw
@@ -118,8 +119,8 @@ def _row(name: str, found: Trajectory) -> str:
     )
 
 
-def _save(window: Window, frames: object, folder: Path, bundle: Bundle) -> None:
-    for i, (frame, label) in enumerate(zip(frames, window.labels, strict=True)):  # type: ignore[call-overload]
+def _save(window: Window, frames: Images, folder: Path, bundle: Bundle) -> None:
+    for i, (frame, label) in enumerate(zip(frames, window.labels, strict=True)):
         path = folder / bundle.labels[label].name / f"{i:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
