@@ -304,10 +304,9 @@ def test_a_small_disk_that_fills_up_and_is_then_read_only(tmp_path: Path) -> Non
     found, read, refused, left, left_refused = done.stdout.splitlines()
     assert read == found
     assert int(found) > 50
-    assert f"{tmp_path}/door.db: unable to open" in refused
     assert left == "1"
-    assert "readonly database: check the rights" in left_refused
-    assert "its disk may be written" in left_refused
+    for line in (refused, left_refused):  # SQLite cannot make its files there, or cannot write
+        assert "its folder exists and may be written" in line or "its disk may be written" in line
 
 
 def test_two_monitors_write_to_one_store(path: Path) -> None:
@@ -327,6 +326,30 @@ def test_two_monitors_write_to_one_store(path: Path) -> None:
     assert sorted(run["source"] for run in runs.values()) == ["back", "front"]
     assert len(found) == 80
     assert all(x.record["source"] == runs[x.run]["source"] for x in found)
+
+
+def test_monitors_that_make_a_store_at_once_find_one(tmp_path: Path) -> None:
+    """Many times, for who is first is a matter of chance."""
+    errors: list[BaseException] = []
+
+    def make(path: Path, together: threading.Barrier) -> None:
+        together.wait(60)
+        try:
+            with Store(path) as store:
+                store.begin_run(1.0, {})
+        except EdgewfError as error:
+            errors.append(error)
+
+    for number in range(40):
+        path, together = tmp_path / f"{number}.db", threading.Barrier(3)
+        threads = [threading.Thread(target=make, args=[path, together]) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with Store(path, read_only=True) as store:
+            assert errors == []
+            assert len(store.runs()) == 3
 
 
 def test_health_is_kept_now_and_then_and_when_something_goes_wrong(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ CREATE INDEX estimates_time ON estimates (time);
 _MIGRATIONS: dict[int, str] = {0: _CREATE}
 
 _BUSY_S = 10.0  # that another process may hold the file
+_RETRY_S = 0.01
 _SWEEP = 256  # records of a table between two looks for old ones
 
 
@@ -84,9 +86,9 @@ class Store:
                 self._database.close()
                 raise
 
-    def begin_run(self, time: float, settings: dict[str, Any]) -> int:
+    def begin_run(self, when: float, settings: dict[str, Any]) -> int:
         """Note the start of a monitor with what it was set to; return the number of the run."""
-        return self._add("runs", "time, record", (time, _text(settings)))
+        return self._add("runs", "time, record", (when, _text(settings)))
 
     def add_estimate(self, run: int, estimate: dict[str, Any]) -> int:
         """Keep `Estimate.to_json()`; return its number."""
@@ -118,7 +120,7 @@ class Store:
         """Return what each run was set to, with its start as "time", by number."""
         with self._explained():
             rows = self._database.execute("SELECT id, time, record FROM runs ORDER BY id")
-            return {number: {**json.loads(text), "time": time} for number, time, text in rows}
+            return {number: {**json.loads(text), "time": when} for number, when, text in rows}
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""
@@ -141,20 +143,41 @@ class Store:
         return "mode=ro&immutable=1" if alone else "mode=ro"
 
     def _open(self, read_only: bool) -> None:
-        version = self._version()
+        self._database.execute("BEGIN")  # both from one moment: another may be making the tables
+        version, tables = self._version(), self._tables()
+        self._database.execute("COMMIT")
         if version > SCHEMA:
             raise EdgewfError(
                 f"{self.path}: written by a newer edgewf (schema {version}, this one knows "
                 f"{SCHEMA}): upgrade edgewf"
             )
-        if version == 0 and (read_only or self._tables()):
+        if version == 0 and (read_only or tables):
             raise EdgewfError(f"{self.path}: no store of edgewf: give another file")
         if read_only:
             return
-        self._database.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         self._database.execute("PRAGMA synchronous = FULL")
         if version < SCHEMA:
             self._migrate()
+
+    def _write_ahead(self) -> None:
+        """Set WAL mode, which stays with the file.
+
+        Of two that set it at once SQLite tells one that the file is locked, and does not wait.
+        """
+        deadline = time.monotonic() + _BUSY_S
+
+        def done() -> bool:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                return False
+            return True
+
+        while not done():
+            time.sleep(_RETRY_S)
 
     def _migrate(self) -> None:
         self._database.execute("BEGIN EXCLUSIVE")
