@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,16 +55,20 @@ class Monitored:
         lives: oldest first.
         status, output, store: the files of these options.
         alerts: takes a line for every message that the alert hook was given.
+        metrics, dashboard: ports of these options.
     """
 
     def __init__(self, arguments: Sequence[str], folder: Path) -> None:
         self.status, self.output = folder / "status.json", folder / "estimates.jsonl"
         self.store, self.alerts = folder / "past.db", folder / "alerts.jsonl"
+        self.alerts.touch()
         hook = folder / "hook"
         hook.write_text(f"#!/bin/sh\nexec cat >> {shlex.quote(str(self.alerts))}\n")
         hook.chmod(0o700)
         outputs = ["--json", "--output", str(self.output), "--status", str(self.status)]
-        outputs += ["--store", str(self.store), "--metrics", "0"]
+        self.metrics, self.dashboard = free_ports(2)
+        outputs += ["--store", str(self.store), "--metrics", str(self.metrics)]
+        outputs += ["--dashboard", str(self.dashboard)]
         outputs += ["--alert-unhealthy", "5", "--alert-pause", "20", "--hook", str(hook)]
         self._command = [*EDGEWF, "monitor", *arguments, *outputs]
         self._reading = threading.Event()
@@ -157,6 +162,15 @@ class Monitored:
                 if line.strip():
                     life.printed.append(json.loads(line))
                 self._reading.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return some on which nobody listens."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [listening.getsockname()[1] for listening in sockets]
 
 
 def _read_log(stderr: IO[str], life: Life) -> None:

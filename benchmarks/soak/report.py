@@ -46,6 +46,12 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
             bool(alerts) and not alerts[-1]["on"],
             f"{len(alerts)} messages",
         ),
+        check(
+            "metrics and page answer between the faults",
+            record["onlookers"]["answers"] > 0 and not record["onlookers"]["failures"],
+            f"{record['onlookers']['answers']} times; "
+            "a browser that never reads was there all the time",
+        ),
         check("every fault shows in health", not unseen, ", ".join(unseen)),
         check("all is well after every fault", not ill, ", ".join(ill)),
         check(

@@ -29,6 +29,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.soak.faults import Fault, faults
 from benchmarks.soak.monitored import Monitored
 from benchmarks.soak.network import Network
+from benchmarks.soak.onlookers import Onlookers
 from benchmarks.soak.report import judge, markdown
 from edgewf.errors import EdgewfError
 from edgewf.health import Health
@@ -42,6 +43,8 @@ SAMPLE_S = 10.0
 UNSEEN_S = 600.0  # at most, where it only shows with the next estimate
 HEAL_S = 60.0  # until all is well after a fault: a camera's reader waits up to 30 s
 
+KILL = "monitor killed"
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -51,11 +54,13 @@ class Soak:
     Attributes:
         samples: of memory, threads and files, every ten seconds.
         seen: what became of each fault.
+        onlookers: come with every sample, but not during a fault.
     """
 
     def __init__(self, monitored: Monitored, network: Network, minutes: float) -> None:
         self._monitored = monitored
         self._network = network
+        self.onlookers = Onlookers(monitored.metrics, monitored.dashboard)
         self._began = time.time()
         self._end = self._began + 60 * minutes
         self._next_sample = 0.0
@@ -65,17 +70,19 @@ class Soak:
     def run(self, quiet: float) -> None:
         """Go through the faults until the time is over; `quiet` seconds before each."""
         monitored = self._monitored
-        kill = Fault("monitor killed", monitored.kill, monitored.start)
+        kill = Fault(KILL, monitored.kill, monitored.start)
         monitored.start()
         self._well_within(HEAL_S)
+        self.onlookers.stare()
         # The kill comes first, so that the second life is long enough to see a leak.
         for fault in islice(self._cycle(kill), None):
-            self._watch(quiet)
+            self._watch(quiet, look=True)
             if time.time() + FAULT_S + HEAL_S > self._end:
                 break
             self._suffer(fault)
         while time.time() < self._end:
-            self._watch(1.0)
+            self._watch(1.0, look=True)
+        self.onlookers.leave()
 
     def _cycle(self, kill: Fault) -> Any:
         yield kill
@@ -93,6 +100,8 @@ class Soak:
         lasted = time.time() - began
         fault.end()
         healed, after = self._well_within(HEAL_S)
+        if fault.name == KILL:
+            self.onlookers.stare()
         self.seen.append(
             {
                 "fault": fault.name,
@@ -105,7 +114,7 @@ class Soak:
             }
         )
 
-    def _watch(self, seconds: float, *, restart: bool = True) -> set[str]:
+    def _watch(self, seconds: float, *, restart: bool = True, look: bool = False) -> set[str]:
         """Ask the probe every second, and return its complaints.
 
         A monitor that has ended is started again, as systemd would, if `restart` says so.
@@ -118,6 +127,8 @@ class Soak:
                 words.add(re.sub(r"\d+", "N", said.replace(str(self._monitored.status), "FILE")))
             if time.time() >= self._next_sample:
                 self._sample()
+                if look:
+                    self.onlookers.look()
             if restart and not self._monitored.alive():
                 self._monitored.start()
             time.sleep(1.0)
@@ -239,6 +250,7 @@ def main(
         "ended_in": ended_in,
         "faults": soak.seen,
         "samples": soak.samples,
+        "onlookers": {"answers": soak.onlookers.answers, "failures": soak.onlookers.failures},
         "lives": [
             {"printed": len(x.printed), "told": x.told, "code": x.code, "log": x.log}
             for x in monitored.lives
