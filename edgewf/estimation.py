@@ -19,6 +19,7 @@ from edgewf.estimators.table import evaluate
 from edgewf.flags import UsualClasses, window_flags
 from edgewf.settings import BurstSettings
 from edgewf.stream.similarity import duplicated_share
+from edgewf.weighting import effective_frames, reweighted
 
 # Scores that every estimate shows, and the one that tells whether predictions crowd.
 _REPORTED = {"weighted_flips", "flips", "average_confidence", "dispersion"}
@@ -67,6 +68,7 @@ class Estimator:
         self,
         images: Images,
         labels: NDArray[np.int64] | None = None,
+        weights: NDArray[np.float64] | None = None,
         *,
         source: str,
         time: float,
@@ -77,20 +79,26 @@ class Estimator:
         Args:
             images: uint8 [N, S, S, 3] RGB, N = settings.window.
             labels: int64 [N], the truth where it is known; only reported beside the estimate.
+            weights: float64 [N] with mean 1, how much of the stream each frame stands for; None
+                where all stand for as much.
             source, time: recorded in the estimate.
             progress: see `run_burst`.
         """
         burst = run_burst(self.engine, images, self.settings, progress)
         wanted = _REPORTED if self.fitted is None else {*_REPORTED, *self.fitted.scores}
-        scores = evaluate(sorted(wanted), burst.record, self._references)
+        if weights is None:
+            weights = np.ones(len(images))
+        record = reweighted(burst.record, weights)
+        scores = evaluate(sorted(wanted), record, self._references)
         accuracy = interval = None
         if self.fitted is not None:
             accuracy = self.fitted(scores)
-            interval = self.fitted.interval(scores, len(images))
+            interval = self.fitted.interval(scores, len(images), effective_frames(weights))
         self.doubtful = doubtful_frames(images, burst.record)
         truth = None
         if labels is not None:
-            truth = float(100 * (burst.record.deployed.label == labels).mean())
+            right = burst.record.deployed.label == labels
+            truth = float(100 * np.average(right, weights=weights))
         return Estimate(
             accuracy=accuracy,
             interval=interval,
@@ -119,8 +127,10 @@ class Estimator:
         elif not self.fitted.covers(scores):
             flags.append("extrapolating")
         crowded = False
+        # Of the frames as they are: batch statistics know no weights.
         if self._usual is not None and accuracy is not None:
-            classes = self.manifest.classes ** scores["dispersion"]
+            dispersion = evaluate(["dispersion"], burst.record, self._references)["dispersion"]
+            classes = self.manifest.classes**dispersion
             crowded = self._usual.crowded(accuracy, classes)
         found = window_flags(burst.record, burst.selected_share, duplicated, crowded, burst.stopped)
         return (*flags, *found)

@@ -38,6 +38,7 @@ from edgewf.scheduling import BurstThread, ConfidenceDrift, DutyCycle, Thermosta
 from edgewf.settings import BurstSettings
 from edgewf.stream import Window, WindowSampler
 from edgewf.stream.health import SourceHealth
+from edgewf.stream.sampler import PAST, Taken
 
 __all__ = ["Listener", "Monitor", "Prediction", "Status"]
 
@@ -83,6 +84,8 @@ class Monitor:
             because the application has predictions of its own to `offer`.
         listeners: told of estimates and health, in this order.
         source: name of the frames' origin in the estimates.
+        past: windows from which a window may take frames where the newest show few classes, see
+            `edgewf.stream.WindowSampler`; with 1 none does.
         source_health: asks the source how it is doing; None, or one that answers None, leaves
             that to be judged by the frames that come.
         duty_cycle: share of the time that bursts may take, above 0 and up to 1.
@@ -115,6 +118,7 @@ class Monitor:
         inference: bool = True,
         listeners: Sequence[Listener] = (),
         source: str = "application",
+        past: int = PAST,
         source_health: Callable[[], SourceHealth | None] = lambda: None,
         duty_cycle: float = DUTY_CYCLE,
         every: float = 0.0,
@@ -133,10 +137,8 @@ class Monitor:
         calibration = Calibration.of(self._bundle)
         if settings is None:
             settings = self._bundle.manifest.burst if calibration is None else calibration.settings
-        self._window = settings.window
-        self._sampler = WindowSampler(settings.window)
-        self._drift = ConfidenceDrift()
-        self._hurried = False
+        self._sampler = WindowSampler(settings.window, past=past, seed=settings.seed)
+        self._drift = ConfidenceDrift(quiet=past * settings.window)
         self._seen = self._kept = 0
         self._last_frame: float | None = None
         self._waiting = False
@@ -194,11 +196,7 @@ class Monitor:
                 "observe() needs Monitor(inference=True); use offer() with your own predictions"
             )
         crop = self._crop(frame)
-        with self._inferring:
-            logits = self._deployed.infer(crop[np.newaxis])
-        probabilities, _, _ = reference.softmax_entropy(logits)
-        label = int(reference.labels(logits)[0])
-        confidence = float(probabilities.max())
+        label, confidence = self._infer(crop)
         self._take(crop, label, confidence, when, truth)
         return Prediction(label, self._names[label], confidence)
 
@@ -216,8 +214,13 @@ class Monitor:
         Args:
             frame, when, truth: as in `observe`.
             label, confidence: class index that the deployed network gave, and its probability.
+                Without a label the monitor's own deployed network is asked for it, if it has one;
+                a confidence of None is no sign of a drift.
         """
-        self._take(self._crop(frame), label, confidence, when, truth)
+        crop = self._crop(frame)
+        if label is None and self._deployed is not None:
+            label, _ = self._infer(crop)
+        self._take(crop, label, confidence, when, truth)
 
     def wait(self) -> None:
         """Return when no burst runs or is due, and listeners have every estimate.
@@ -312,6 +315,14 @@ class Monitor:
     ) -> None:
         self.close()
 
+    def _infer(self, crop: Image) -> tuple[int, float]:
+        """Return the deployed network's class and its probability."""
+        assert self._deployed is not None
+        with self._inferring:
+            logits = self._deployed.infer(crop[np.newaxis])
+        probabilities, _, _ = reference.softmax_entropy(logits)
+        return int(reference.labels(logits)[0]), float(probabilities.max())
+
     def _crop(self, frame: Image) -> Image:
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,):
             shape = getattr(frame, "shape", None)
@@ -334,28 +345,21 @@ class Monitor:
             if time.monotonic() >= self._next_current:
                 self._next_current = time.monotonic() + CURRENT_S
                 self.current = crop.copy()  # the caller may use its memory again
-            kept = self._sampler.offer(crop, truth)
+            kept = self._sampler.offer(crop, truth, label)
             self._kept += kept
             if kept and confidence is not None and self._drift.update(confidence):
-                self._hurry()
+                self._sampler.forget()  # the estimate is of frames after the drift
+                self._bursts.hurry()
             if self._sampler.full:
                 # Handed over as it is: making one array of it takes too long for this thread.
                 end = now if when is None else when
-                self._bursts.hand_over(partial(self._window_of, self._sampler), self._source, end)
-                self._sampler = WindowSampler(self._window)
-                self._hurried = False
+                taken = self._sampler.take()
+                self._bursts.hand_over(partial(self._window_of, taken), self._source, end)
             self._announcer.frame(self.status)
 
-    def _hurry(self) -> None:
-        """Estimate early, from frames after the drift; once a window, so that it ever fills."""
-        if not self._hurried:
-            self._hurried = True
-            self._sampler = WindowSampler(self._window)
-            self._bursts.hurry()
-
-    def _window_of(self, sampler: WindowSampler) -> Window:
+    def _window_of(self, taken: Taken) -> Window:
         """Called in the thread of the bursts, as is `_on_estimate`."""
-        window = sampler.take()
+        window = taken.window()
         self._last_of_window = window.images[-1].copy()  # a view would keep the whole window
         return window
 

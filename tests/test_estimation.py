@@ -18,6 +18,7 @@ from edgewf.estimation import Estimator
 from edgewf.export.exporter import export_bundle
 from edgewf.export.sources import Source, imagenet_convention
 from edgewf.export.torch_module import to_graph
+from edgewf.kernels.reference import softmax_entropy
 from edgewf.shifts import shift
 from tests.tiny import (
     KEYS,
@@ -69,6 +70,33 @@ def test_a_calibrated_estimate(
     assert (result.frames, result.steps, result.selected_share) == (24, 3, 1.0)
     assert (result.model, result.source, result.time) == ("network", "here", 12.5)
     assert 0 < result.average_confidence <= 100
+
+
+def test_frames_count_as_much_as_they_weigh(
+    bundle: Bundle, engine: OnnxRuntimeCPU, photographs: tuple[Images, Any]
+) -> None:
+    """All weight lies on the first half, which the truth calls wrong."""
+    calibration = constant_calibration(bundle, SETTINGS, accuracy=60.0)
+    estimator = Estimator(bundle, engine, calibration, SETTINGS)
+    images, _ = photographs
+    predicted = engine.infer(images).argmax(axis=1)
+    truth = np.where(np.arange(24) < 12, (predicted + 1) % 6, predicted)
+    weights = np.repeat([2.0, 0.0], 12)
+    even = estimator(images, truth, source="here", time=0.0)
+    uneven = estimator(images, truth, weights, source="here", time=0.0)
+    assert even.true_accuracy == 50.0
+    assert uneven.true_accuracy == 0.0
+    first = 100 * softmax_entropy(engine.infer(images[:12]))[0].max(axis=1).mean()
+    assert uneven.average_confidence == pytest.approx(first)
+    assert uneven.average_confidence != pytest.approx(even.average_confidence)
+    # As few frames as count tell less.
+    assert even.interval is not None
+    assert uneven.interval is not None
+    assert np.diff(uneven.interval) > np.diff(even.interval)
+    # Batch statistics saw all frames, so what is said of the window stays the same.
+    assert uneven.flags == even.flags
+    same = estimator(images, truth, np.ones(24), source="here", time=0.0)
+    assert same == even
 
 
 def test_json_has_the_documented_keys(

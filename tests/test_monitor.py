@@ -22,6 +22,7 @@ from edgewf.health import Health
 from edgewf.listener import Listener
 from edgewf.monitor import Monitor
 from edgewf.preprocessing import Image
+from edgewf.stream.sampler import Taken, Window
 from tests.tiny import CLASSES, constant_calibration, crops, export_tiny, tiny_settings
 
 SETTINGS = tiny_settings()
@@ -66,6 +67,32 @@ def test_three_lines_embed_it(bundle: Bundle, frames: list[Image]) -> None:
         assert monitor.latest.accuracy == pytest.approx(50.0)
         assert monitor.latest.source == "application"
         assert monitor.estimates == 1
+
+
+@pytest.mark.parametrize("asked", ["observe", "offer"])
+def test_windows_of_a_stream_in_order_of_class_are_balanced(bundle: Bundle, asked: str) -> None:
+    """With a past of one window, which leaves the balance out, they are of one class or two."""
+    images, labels = crops(20, seed=3)
+
+    def classes_of_last(past: int) -> int:
+        windows = []
+        with Monitor(bundle, **ONE_THREAD, past=past, duty_cycle=1) as monitor:
+            made = monitor._window_of
+
+            def note(taken: Taken) -> Window:
+                windows.append(made(taken))
+                return windows[-1]
+
+            monitor._window_of = note  # type: ignore[method-assign]
+            for frame, label in zip(images, labels, strict=True):
+                getattr(monitor, asked)(frame, truth=int(label))
+                monitor.wait()
+        assert len(windows) == len(images) // SETTINGS.window
+        assert windows[-1].labels is not None
+        return len(np.unique(windows[-1].labels))
+
+    assert classes_of_last(past=1) <= 2
+    assert classes_of_last(past=8) >= 5
 
 
 def test_a_burst_neither_holds_up_nor_changes_predictions(

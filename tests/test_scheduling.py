@@ -167,6 +167,19 @@ def test_a_shift_of_one_standard_deviation_is_seen_soon(shift: float) -> None:
     assert max(delays) < 150
 
 
+def test_of_alarms_that_follow_each_other_the_first_counts() -> None:
+    """A camera that pans: every 250 frames another scene, then one for long, then a change."""
+    rng = np.random.default_rng(3)
+    scenes = np.repeat(np.tile([0.9, 0.6, 0.8, 0.5], 4), 250)
+    stream = rng.normal(np.concatenate([scenes, np.full(3000, 0.9), np.full(100, 0.6)]), 0.05)
+    assert len(alarms(stream)) > 10
+    drift = ConfidenceDrift(quiet=2000)
+    counted = [i for i, confidence in enumerate(stream) if drift.update(float(confidence))]
+    assert len(counted) == 2
+    assert counted[0] < 500
+    assert 7000 <= counted[1] < 7050
+
+
 def test_after_an_alarm_the_new_level_is_the_past() -> None:
     rng = np.random.default_rng(2)
     levels = np.concatenate([rng.normal(0.8, 0.05, 400), rng.normal(0.5, 0.05, 1000)])
@@ -242,6 +255,7 @@ class Job:
         self,
         images: Any,
         labels: Any,
+        weights: Any,
         *,
         source: str,
         time: float,

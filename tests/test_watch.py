@@ -105,12 +105,17 @@ def make(bundle: Bundle) -> Callable[..., Monitor]:
 
 def by_hand(bundle: Bundle, folder: Path) -> list[dict[str, Any]]:
     """Return the estimates of each window of a folder without a monitor."""
-    estimator = Estimator(bundle, OnnxRuntimeCPU(bundle, threads=1), None, SETTINGS)
+    engine = OnnxRuntimeCPU(bundle, threads=1)
+    estimator = Estimator(bundle, engine, None, SETTINGS)
     sampler, records = WindowSampler(SETTINGS.window), []
     for frame in open_source(str(folder)):
-        sampler.offer(bundle.manifest.preprocessing(frame.image), frame.label)
+        crop = bundle.manifest.preprocessing(frame.image)
+        sampler.offer(crop, frame.label, int(engine.infer(crop[np.newaxis]).argmax()))
         if sampler.full:
-            estimate = estimator(sampler.take().images, source=str(folder), time=0.0)
+            window = sampler.take().window()
+            estimate = estimator(
+                window.images, weights=window.weights, source=str(folder), time=0.0
+            )
             records.append({**estimate.to_json(), "time": None})
     return records
 

@@ -25,7 +25,7 @@ EXIT_ALERT = 1
 @click.command(
     cls=GroupedCommand,
     groups={
-        "Frames": ("uri", "labelled", "stride", "max_windows"),
+        "Frames": ("uri", "labelled", "stride", "past", "max_windows"),
         "Output": ("as_json", "output", "store", "metrics", "dashboard"),
         "Alerts": ALERTS,
         "Schedule": SCHEDULE,
@@ -73,6 +73,13 @@ Examples:
     metavar="N",
     help="Look at every N-th frame.",
 )
+@click.option(
+    "--past",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Where the newest frames show few classes, take some of the last N windows "
+    "(of cameras 8, of recordings 1, which is none but the newest).",
+)
 @alert_options
 @running_options
 @estimator_option
@@ -88,6 +95,7 @@ def monitor(
     dashboard: str | None,
     max_windows: int | None,
     stride: int,
+    past: int | None,
     duty_cycle: float | None,
     every: float,
     max_temperature: float | None,
@@ -105,6 +113,7 @@ def monitor(
     from edgewf.monitor import DUTY_CYCLE, Monitor
     from edgewf.report import summary_line
     from edgewf.stream import open_source
+    from edgewf.stream.sampler import PAST
     from edgewf.telemetry import JsonLines, Session, open_display
     from edgewf.telemetry.metrics import MetricsServer
     from edgewf.telemetry.store import Store
@@ -162,6 +171,8 @@ def monitor(
     )
     shared_terminal = as_json and sys.stdout.isatty()
     listeners.append(open_display(session, live=False if shared_terminal else None))
+    if past is None:
+        past = PAST if source.live else 1
     if duty_cycle is None:
         duty_cycle = DUTY_CYCLE if source.live else 1.0
     with terminated_like_ctrl_c():
@@ -171,7 +182,8 @@ def monitor(
             estimator=estimator_name,
             engine=engine_name,
             threads=threads,
-            inference=source.live,
+            inference=source.live or past > 1,
+            past=past,
             listeners=listeners,
             source=source.uri,
             source_health=source.health,

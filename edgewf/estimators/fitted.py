@@ -49,9 +49,11 @@ class Fitted:
         """Return the accuracy in percent."""
         return self.curve(*self._chosen(scores))
 
-    def interval(self, scores: Scores, frames: int) -> tuple[float, float]:
-        """Return the 90 % interval (low, high) in percent for an estimate from `frames` frames."""
-        return self.curve.interval(*self._chosen(scores), frames=frames)
+    def interval(
+        self, scores: Scores, frames: int, effective: float | None = None
+    ) -> tuple[float, float]:
+        """Return the 90 % interval (low, high) in percent, see `estimators.interval.interval`."""
+        return self.curve.interval(*self._chosen(scores), frames=frames, effective=effective)
 
     def covers(self, scores: Scores) -> bool:
         """Tell whether the calibration saw scores like these."""

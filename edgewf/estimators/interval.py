@@ -21,7 +21,12 @@ def chance(accuracies: ArrayLike) -> float:
 
 
 def interval(
-    estimate: float, spread: float, chance: float, freedom: int, frames: int
+    estimate: float,
+    spread: float,
+    chance: float,
+    freedom: int,
+    frames: int,
+    effective: float | None = None,
 ) -> tuple[float, float]:
     """Return (low, high) in percent, within 0 and 100.
 
@@ -36,8 +41,10 @@ def interval(
         chance: see `chance`, of those windows.
         freedom: degrees of freedom that `spread` was estimated with, at least 1.
         frames: in the window, and in each of those of the calibration.
+        effective: frames of equal weight that tell as much as the window's; None if all weigh
+            the same.
     """
     curve = max(spread**2 - chance / frames, 0.0)
-    variance = curve + estimate * (100 - estimate) / frames
+    variance = curve + estimate * (100 - estimate) / (frames if effective is None else effective)
     half = _Z90 * (1 + (_Z90**2 + 1) / (4 * freedom)) * math.sqrt(variance)
     return max(0.0, estimate - half), min(100.0, estimate + half)

@@ -79,14 +79,17 @@ class Quadratic:
         value += (2 * self.a * inside + self.b) * (x - inside)
         return min(max(value, 0.0), 100.0)
 
-    def interval(self, x: float, *, frames: int) -> tuple[float, float]:
+    def interval(
+        self, x: float, *, frames: int, effective: float | None = None
+    ) -> tuple[float, float]:
         """Return the 90 % interval (low, high) in percent, see `edgewf.estimators.interval`.
 
         Args:
             x: the score.
             frames: in the window, and in each of those fitted.
         """
-        return interval(self(x), self.residual_std, self.chance, self.points - 3, frames)
+        freedom = self.points - 3
+        return interval(self(x), self.residual_std, self.chance, freedom, frames, effective)
 
     def covers(self, x: float) -> bool:
         """Tell whether x lies in the range of the points."""

@@ -100,7 +100,9 @@ class Stack:
         lines = zip(self.weights, self.intercepts, self.slopes, x, strict=True)
         return min(max(sum(w * (a + b * v) for w, a, b, v in lines), 0.0), 100.0)
 
-    def interval(self, *x: float, frames: int) -> tuple[float, float]:
+    def interval(
+        self, *x: float, frames: int, effective: float | None = None
+    ) -> tuple[float, float]:
         """Return the 90 % interval (low, high) in percent, see `edgewf.estimators.interval`.
 
         `frames` are in the window, and in each of those fitted. The spread of the points grows
@@ -108,7 +110,7 @@ class Stack:
         its lines are known there.
         """
         spread = self.residual_std * math.sqrt(1 + self.leverage(*x))
-        return interval(self(*x), spread, self.chance, self.points - 2, frames)
+        return interval(self(*x), spread, self.chance, self.points - 2, frames, effective)
 
     def leverage(self, *x: float) -> float:
         """Return that of each line at its score, 1/n + (x - mean)^2 / sum of squares, weighted."""

@@ -37,6 +37,7 @@ class EstimateWindow(Protocol):
     Args:
         images: uint8 [N, S, S, 3] RGB.
         labels: int64 [N] class indices, or None.
+        weights: float64 [N], see `edgewf.stream.Window`.
         source: where the frames came from.
         time: end of the window, seconds since the epoch, UTC.
         progress: called with (step, steps) during the burst, which ends when it raises.
@@ -46,6 +47,7 @@ class EstimateWindow(Protocol):
         self,
         images: Image,
         labels: NDArray[np.int64] | None,
+        weights: NDArray[np.float64] | None,
         *,
         source: str,
         time: float,
@@ -219,7 +221,12 @@ class BurstThread:
         try:
             window = take()
             result = estimate(
-                window.images, window.labels, source=source, time=when, progress=self._slice
+                window.images,
+                window.labels,
+                window.weights,
+                source=source,
+                time=when,
+                progress=self._slice,
             )
         except _StoppedError:
             raise

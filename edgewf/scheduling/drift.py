@@ -24,9 +24,18 @@ class ConfidenceDrift:
     It only decides that an estimate is due early, so a false alarm costs one burst, and a missed
     one waits for the next regular estimate. After an alarm, and after `restart`, the frames that
     follow become the new past.
+
+    A camera that pans, or sees one class after the other, changes the confidence with every scene.
+    So an alarm counts only if it is the first in a while: one that follows another soon tells of
+    the stream, not of the network.
+
+    Args:
+        quiet: frames without any alarm, counted or not, before one that counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: int = 0) -> None:
+        self._quiet = quiet
+        self._since_alarm = quiet
         self.restart()
 
     def restart(self) -> None:
@@ -35,9 +44,13 @@ class ConfidenceDrift:
         self._above, self._below = Cusum(TOLERANCE), Cusum(TOLERANCE)
 
     def update(self, confidence: float) -> bool:
-        """Take one frame's confidence, 0 to 1 (NaN is passed over); return whether it drifted."""
+        """Take one frame's confidence, 0 to 1; return whether an alarm that counts goes.
+
+        NaN is passed over.
+        """
         if math.isnan(confidence):
             return False
+        self._since_alarm += 1
         if not self._past.full:
             self._past.add(confidence)
             return False
@@ -45,4 +58,6 @@ class ConfidenceDrift:
         if max(self._above.update(z), self._below.update(-z)) < THRESHOLD:
             return False
         self.restart()
-        return True
+        counts = self._since_alarm > self._quiet
+        self._since_alarm = 0
+        return counts
