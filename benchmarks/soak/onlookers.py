@@ -1,4 +1,4 @@
-"""Who looks at a monitor during a soak: Prometheus, a browser, and a browser that stopped reading."""
+"""Who looks at a monitor during a soak: Prometheus, a browser, and one that never reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 _PATIENCE_S = 10.0
-_READS = ("metrics", "api/state", "api/history?hours=24", "frames/current.jpg")
+_READS = ("metrics", "api/state", "api/history?after=0", "frames/current.jpg")
 
 
 @dataclass
