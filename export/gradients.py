@@ -444,11 +444,11 @@ def _batch_norm(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     n.affine_grads.append(op.Mul(op.Reshape(avg_g, flat), s.count))
     if not n.is_active(0):
         return g  # Never used: nothing upstream trains.
-    # a g + u x + v, with everything per channel in u and v.
-    weight = op.Mul(s.slope, s.batch_weight)
-    u = op.Neg(op.Mul(weight, op.Mul(q, s.inv_std)))
-    v = op.Sub(op.Neg(op.Mul(weight, avg_g)), op.Mul(u, s.batch_mean))
-    return op.Add(op.Add(op.Mul(g, s.slope), op.Mul(x, u)), v)
+    # a (g + u x + v), with everything per channel in u and v. The factor comes last: a runtime that
+    # fuses would else compute a g together with g x, and keep it until the averages are there.
+    u = op.Neg(op.Mul(s.batch_weight, op.Mul(q, s.inv_std)))
+    v = op.Sub(op.Neg(op.Mul(s.batch_weight, avg_g)), op.Mul(u, s.batch_mean))
+    return op.Mul(op.Add(op.Add(g, op.Mul(x, u)), v), s.slope)
 
 
 defvjp("BatchNormalization", _batch_norm)

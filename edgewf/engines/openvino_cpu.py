@@ -12,6 +12,7 @@ from edgewf.bundle import Bundle
 from edgewf.engines import Features, Float32, Images
 from edgewf.engines.host import HostEngine, LogitsGradient
 from edgewf.engines.openvino_graph import (
+    fold_constants,
     keep_channels_last,
     spell_out_hard_sigmoids,
     step_model,
@@ -92,6 +93,7 @@ class OpenVINOCPU(HostEngine):
                 frame = list(model.input("images").partial_shape)[1:]
                 model.reshape({"images": [batch, *frame]})
                 if graph != "infer":
+                    fold_constants(model)
                     keep_channels_last(model)
                 compiled = self._core.compile_model(model, "CPU", self._config)
             except RuntimeError as error:

@@ -15,6 +15,7 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as op
 from numpy.typing import NDArray
+from openvino.passes import ConstantFolding, Manager
 
 Array = NDArray[np.floating]
 
@@ -81,13 +82,25 @@ def spell_out_hard_sigmoids(model: ov.Model) -> None:
         _replace(node.output(0), spelt.output(0))
 
 
+def fold_constants(model: ov.Model) -> None:
+    """Compute what depends on shapes and weights alone, once the shapes are fixed.
+
+    OpenVINO would do so itself, but after `keep_channels_last`, which then could not tell the bias
+    of a convolution from a value of the burst.
+    """
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(model)
+
+
 def keep_channels_last(model: ov.Model) -> None:
-    """Send per-channel operands of elementwise operators through a convolution with ones.
+    """Send per-channel operands of elementwise operators through a pooling of one pixel.
 
     A vector [1, C, 1, 1] computed from `affine` or from a sum is planar, and OpenVINO then runs
-    the whole chain that meets it planar and reorders each activation before and after. A
-    depthwise convolution returns it channels-last, exactly, and the activations stay as the
-    convolutions around them leave them: a third of a step's time.
+    the whole chain that meets it planar and reorders each activation before and after. A pooling
+    returns it channels-last, exactly, and the activations stay as the convolutions around them
+    leave them: a third of a step's time. (So would a convolution with ones, but for those OpenVINO
+    keeps elementwise operators apart that it could fuse with each other.)
 
     Args:
         model: changed in place; operators whose shapes are not fixed stay as they are.
@@ -110,11 +123,8 @@ def keep_channels_last(model: ov.Model) -> None:
                 continue
             key = (value.get_node().get_name(), value.get_index())
             if key not in pinned:
-                ones = np.ones((channels, 1, 1, 1, 1), value.get_element_type().to_dtype())
-                unit = op.group_convolution(
-                    value, op.constant(ones), [1, 1], [0, 0], [0, 0], [1, 1]
-                )
-                pinned[key] = unit.output(0)
+                pool = op.avg_pool(value, [1, 1], [0, 0], [0, 0], [1, 1], exclude_pad=True)
+                pinned[key] = pool.output(0)
             node.input(port).replace_source_output(pinned[key])
 
 
