@@ -347,7 +347,9 @@ class Monitor:
                 self.current = crop.copy()  # the caller may use its memory again
             kept = self._sampler.offer(crop, truth, label)
             self._kept += kept
-            if kept and confidence is not None and self._drift.update(confidence):
+            drifted = kept and confidence is not None and self._drift.update(confidence)
+            # Where windows have to be balanced, every scene has a confidence of its own.
+            if drifted and not self._sampler.balanced:
                 self._sampler.forget()  # the estimate is of frames after the drift
                 self._bursts.hurry()
             if self._sampler.full:

@@ -312,12 +312,16 @@ def test_a_scene_that_comes_back_takes_its_old_place() -> None:
 
 def test_what_is_forgotten_is_in_no_window() -> None:
     sampler = WindowSampler(4)
-    for number in range(4):
-        sampler.offer(PICTURES[number], number, number)
-    sampler.take()
-    sampler.offer(PICTURES[4], 4, 4)
+    for number in range(8):
+        sampler.offer(PICTURES[number], number, number // 4)
+        if sampler.full:
+            assert not sampler.balanced
+            sampler.take()
+    assert sampler.balanced
+    sampler.offer(PICTURES[8], 8, 4)
     sampler.forget()
     assert sampler.filled == 0
+    assert not sampler.balanced
     for number in range(10, 14):
         sampler.offer(PICTURES[number], number, 0)
     assert numbers(sampler.take()) == [10, 11, 12, 13]

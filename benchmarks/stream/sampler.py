@@ -139,7 +139,7 @@ def sampled(
     for i, image in enumerate(frames):
         if sampler.offer(image, prediction=int(predicted.label[i])):
             kept.append(i)
-            if drift.update(float(predicted.confidence[i])):
+            if drift.update(float(predicted.confidence[i])) and not sampler.balanced:
                 sampler.forget()
         if sampler.full:
             taken = sampler.take()

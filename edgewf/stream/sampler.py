@@ -115,6 +115,7 @@ class WindowSampler:
     Attributes:
         seen: frames offered so far.
         dropped: near-duplicates among them (frames passed over by the stride do not count).
+        balanced: the last window was not of the newest frames.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class WindowSampler:
         self._fresh = 0
         self.seen = 0
         self.dropped = 0
+        self.balanced = False
 
     @property
     def filled(self) -> int:
@@ -192,7 +194,8 @@ class WindowSampler:
             raise RuntimeError("the window is empty: offer() frames before taking it")
         frames = list(self._last)[-self._fresh :]
         counts = Counter(x.stratum for x in frames)
-        if self.full and effective_classes(counts) < _MIXED * self._usual_classes():
+        self.balanced = self.full and effective_classes(counts) < _MIXED * self._usual_classes()
+        if self.balanced:
             frames = sorted(self._memory, key=lambda x: x.number)
             counts = self._counts.copy()
         self._recent.clear()
@@ -207,6 +210,7 @@ class WindowSampler:
         self._counts.clear()
         self._recent.clear()
         self._fresh = 0
+        self.balanced = False
 
     def _usual_classes(self) -> float:
         """Return how many predicted classes share as many frames of the past, drawn at random.
