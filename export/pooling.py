@@ -50,7 +50,8 @@ def max_pool(op: Builder, g: ir.Value, n: Place) -> ir.Value:
     position is a contiguous view: one position after the other takes what its predecessors left.
     (MaxPool's indices output would be shorter, but TensorRT's parser refuses it.) Measured on
     ONNX Runtime 1.32 CPU, 1 thread, [16, 64, 112, 112], 3x3, stride 2: 74 ms; with strided views
-    and one-hot transposed convolutions 167 ms.
+    and one-hot transposed convolutions 167 ms. SpaceToDepth and DepthToSpace keep channels last
+    in OpenVINO, which has no fast way to cut and join five dimensions.
     """
     w = _geometry(n)
     (top, left), (height, width) = w.starts, n.shape(0)[1:]
@@ -100,6 +101,9 @@ def _phases(
 ) -> list[list[ir.Value]]:
     """Cut [B, C, H s, W t] into s x t values [B, C, H, W] of every s-th row and t-th column."""
     (height, width), (s, t) = grid, strides
+    if s == t:
+        phases = _split(op, op.SpaceToDepth(x, blocksize=s) if s > 1 else x, s * s, 1)
+        return [phases[s * i : s * (i + 1)] for i in range(s)]
     shape = op.ints(-1, channels, height, width)
     rows = _split(op, op.Reshape(x, op.ints(-1, channels, height, s, width * t)), s, 3)
     lines = [op.Reshape(row, op.ints(-1, channels, height, width, t)) for row in rows]
@@ -111,6 +115,9 @@ def _interleave(
 ) -> ir.Value:
     """Undo `_phases`."""
     (height, width), s, t = grid, len(phases), len(phases[0])
+    if s == t:
+        stack = [p for line in phases for p in line]
+        return op.DepthToSpace(op.Concat(*stack, axis=1), blocksize=s) if s > 1 else stack[0]
     row = op.ints(-1, channels, height, 1, width * t)
     lines = [
         op.Reshape(op.Concat(*(op.Unsqueeze(p, op.ints(4)) for p in line), axis=4), row)
