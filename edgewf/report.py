@@ -192,8 +192,9 @@ def summary_line(summary: WatchSummary) -> str:
     rest = f", {summary.leftover} left over" if summary.leftover else ""
     if summary.failed:
         rest += f"; {summary.failed} bursts failed"
+    noun = "estimate" if summary.windows == 1 else "estimates"
     return (
-        f"{how} after {summary.windows} estimates: {summary.seen} frames seen, {summary.kept} "
+        f"{how} after {summary.windows} {noun}: {summary.seen} frames seen, {summary.kept} "
         f"used, {summary.dropped} near-duplicates{rest}"
     )
 

@@ -18,7 +18,7 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
     lives, samples = record["lives"], warm(record["samples"])
     growth = slope(samples) * 10
     measured = samples[-1]["minute"] - samples[0]["minute"]
-    ended = re.search(r"after (\d+) estimates", " ".join(line for _, line in lives[-1]["log"]))
+    ended = re.search(r"after (\d+) estimates?", " ".join(line for _, line in lives[-1]["log"]))
     last = int(ended[1]) if ended else -1
     lost = [life["told"] for life in lives if life["told"] > life["printed"]]
     unseen = [f["fault"] for f in record["faults"] if not visible(f)]
