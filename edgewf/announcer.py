@@ -159,3 +159,6 @@ class Announcer:
                 _log.error("a listener failed", exc_info=error)
         else:
             self._errors.pop(key, None)
+            # What was left undone is tried again with every report, see `Listener`.
+            if what == "health" and type(listener).health is not Listener.health:
+                self._errors.pop((id(listener), "estimate"), None)

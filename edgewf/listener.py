@@ -29,8 +29,9 @@ class Listener:
     """Is told of a run; does nothing unless overridden.
 
     All calls come from one thread that does nothing else, one at a time: a slow listener delays
-    the others, never a frame or a burst. An exception is a health problem until the same listener
-    next succeeds; the others are told all the same.
+    the others, never a frame or a burst. An exception is a health problem until the same call next
+    succeeds; the others are told all the same. A listener that could not take an estimate and
+    overrides `health` is well again, too, when that succeeds: there it can try once more.
     """
 
     def frame(self, status: Status) -> None:

@@ -29,7 +29,7 @@ class StatusFile(Listener):
         path: the file; its folder must exist.
 
     Raises:
-        EdgewfError: the folder does not exist.
+        EdgewfError: the folder does not exist, or later, the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,13 @@ class StatusFile(Listener):
             "uptime": time.monotonic(),
             "boot": _boot(),
         }
-        write_text(self._path, json.dumps(record) + "\n")
+        try:
+            write_text(self._path, json.dumps(record) + "\n")
+        except OSError as error:
+            raise EdgewfError(
+                f"cannot write to {self._path}: {error.strerror or error}; probes take the monitor "
+                "for dead until there is room"
+            ) from error
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)

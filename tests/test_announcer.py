@@ -127,6 +127,30 @@ def test_a_listener_that_fails_is_a_problem_until_it_succeeds(error: Exception, 
     assert [x for x in notes.told if isinstance(x, float)] == [1.0, 2.0, 3.0]
 
 
+@pytest.mark.parametrize("tries_again", [True, False])
+def test_who_tries_again_with_a_report_of_health_is_well_then(tries_again: bool) -> None:
+    """As `JsonLines` does when the disk has room again, though no estimate comes for long."""
+
+    class Full(Listener):
+        def estimate(self, estimate: Estimate) -> None:
+            raise OSError("disk full")
+
+    class Patient(Full):
+        def health(self, health: Health) -> None:
+            reports.append(health)
+
+    reports: list[Health] = []
+    with announcing(Patient() if tries_again else Full(), every=0.05) as announcer:
+        estimates(announcer, 1.0)
+        announcer.wait()
+        if tries_again:
+            until(lambda: announcer.problems() == [])
+            assert reports
+        else:
+            time.sleep(0.3)
+            assert announcer.problems() == ["disk full"]
+
+
 def test_a_reader_that_is_gone_is_no_problem_but_an_end() -> None:
     class Pipe(Listener):
         def estimate(self, estimate: Estimate) -> None:

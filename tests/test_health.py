@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -121,3 +123,18 @@ def test_what_is_no_status_is_refused(path: Path, text: str) -> None:
 def test_a_status_needs_its_folder(tmp_path: Path) -> None:
     with pytest.raises(EdgewfError, match="no folder"):
         StatusFile(tmp_path / "missing" / "status.json")
+
+
+def test_a_full_disk_is_named_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    keeper = StatusFile(tmp_path / "status.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("edgewf.status_file.write_text", full)
+        with pytest.raises(EdgewfError, match=r"status\.json: No space left on device"):
+            keeper.health(WELL)
+    keeper.health(WELL)
+    assert probe(tmp_path / "status.json")[0]
