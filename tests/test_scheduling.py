@@ -54,7 +54,7 @@ def test_who_rests_as_told_stays_below_the_share(
 ) -> None:
     """Whatever the pieces take, and however late the next one starts."""
     clock = Clock()
-    duty = DutyCycle(share, clock)
+    duty = DutyCycle(share, clock, Clock())  # this thread may well wait for a core meanwhile
     began = clock.now
     worked = 0.0
     for piece, idle in pieces:
