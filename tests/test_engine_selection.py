@@ -43,7 +43,7 @@ def test_the_command_line_offers_every_engine() -> None:
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_an_engine_asked_for_is_loaded(bundle: Bundle, name: str) -> None:
     if name == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+        pytest.importorskip("edgewf.engines.openvino_module", reason="OpenVINO is not installed")
     selection = select_engine(name, bundle, threads=1)
     assert selection.engine.name == name
     assert str(selection) == f"engine {name}: as asked for"

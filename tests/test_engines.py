@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +28,12 @@ from edgewf.images import read_image
 from edgewf.kernels.reference import Objective, em_objective
 from tests.tiny import PHOTOS, crops, export_tiny, tiny_settings
 
-ov = pytest.importorskip(
-    "openvino", reason="OpenVINO is not installed: pip install 'edgewf[openvino]'"
+# Not `openvino` itself, which reports its import, see the module.
+openvino = pytest.importorskip(
+    "edgewf.engines.openvino_module",
+    reason="OpenVINO is not installed: pip install 'edgewf[openvino]'",
 )
-ops = pytest.importorskip("openvino.opset13")
+ov, ops = openvino.ov, openvino.op
 spell_out_hard_sigmoids = pytest.importorskip(
     "edgewf.engines.openvino_graph"
 ).spell_out_hard_sigmoids
@@ -200,3 +204,27 @@ def test_hard_sigmoids_are_exact_where_their_offset_is_zero() -> None:
     spell_out_hard_sigmoids(model)
     (mask,) = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([values]).values()
     np.testing.assert_array_equal(mask, [0, 0, 0, 1, 1])
+
+
+def test_openvino_reports_its_use_to_nobody() -> None:
+    """Its report goes out from a fork, which has the monitor's stdout and locks."""
+    code = """
+import sys, threading
+import edgewf.engines.openvino_cpu
+assert "openvino_telemetry" not in sys.modules
+assert threading.enumerate() == [threading.main_thread()]
+from openvino.tools.ovc import telemetry
+assert type(telemetry).__module__ == "openvino.tools.ovc.telemetry_stub"
+import openvino_telemetry
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_application_imported_of_the_reports_stays() -> None:
+    code = """
+import sys
+import openvino_telemetry.utils.sender as sender
+import edgewf.engines.openvino_cpu
+assert sys.modules["openvino_telemetry.utils.sender"] is sender
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from edgewf.bundle import Bundle
 from edgewf.engines import Features, Float32, Images
@@ -17,6 +16,7 @@ from edgewf.engines.openvino_graph import (
     spell_out_hard_sigmoids,
     step_model,
 )
+from edgewf.engines.openvino_module import ov
 from edgewf.errors import EdgewfError
 
 # Compiled models kept, of all graphs together. A burst needs three; a last, smaller batch of

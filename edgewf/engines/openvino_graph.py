@@ -2,9 +2,9 @@
 
 `step_model` joins forward and backward into one model with a callback between logits and
 dlogits. Residuals then never leave OpenVINO: they keep the layout it chose and are freed as they
-are used. One step of EfficientNet-Lite0 on a batch of 16 takes two cores 0.28 s so, against
-0.46 s for two graphs in ONNX Runtime; a process that runs bursts of 50 peaks at 3.0 GB, against
-4.8 GB (OpenVINO 2026.4, ONNX Runtime 1.32).
+are used. One step of EfficientNet-Lite0 on a batch of 16 takes two cores 0.34 s and its process
+0.9 GiB so, against 0.73 s and 1.8 GiB for two graphs in ONNX Runtime (`benchmarks.latency`;
+OpenVINO 2026.4, ONNX Runtime 1.32).
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import openvino as ov
-import openvino.opset13 as op
 from numpy.typing import NDArray
-from openvino.passes import ConstantFolding, Manager
+
+from edgewf.engines.openvino_module import ConstantFolding, Manager, op, ov
 
 Array = NDArray[np.floating]
 
