@@ -16,7 +16,7 @@ from rich.progress import track
 from benchmarks.accuracy.windows import Window
 from edgewf.burst import run_burst
 from edgewf.calibration import Point
-from edgewf.engines import BurstRecord, Engine, Float32, Predictions
+from edgewf.engines import BurstRecord, Engine, Float32, Images, Predictions
 from edgewf.estimators.rows import confidence
 from edgewf.estimators.table import KEYS, References, evaluate
 from edgewf.kernels.reference import labels as top_labels
@@ -87,6 +87,12 @@ class Bank:
             before, steps, after = found["seconds"].tolist()
         predictions = [_predictions(tables[name]) for name in _TABLES]
         return Seen(window, BurstRecord(*predictions, (), 0.0), (before, steps, after))
+
+
+def deployed_predictions(engine: Engine, images: Images, batch: int) -> Predictions:
+    """Return what the deployed network makes of N images, so many at a time."""
+    parts = [engine.infer(images[i : i + batch]) for i in range(0, len(images), batch)]
+    return _predictions(np.concatenate(parts))
 
 
 def _predictions(logits: Float32) -> Predictions:

@@ -22,7 +22,7 @@ import click
 import numpy as np
 from rich.progress import track
 
-from benchmarks.accuracy.bank import Bank, Seen, points, references
+from benchmarks.accuracy.bank import Bank, Seen, deployed_predictions, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.figure import draw, scatter
 from benchmarks.accuracy.flagged import judged as judged_with_flags
@@ -68,8 +68,7 @@ def stream_accuracy(
         if name in known:
             continue
         images = shifted(source.images(), cell, 0)
-        parts = [engine.infer(images[i : i + batch]) for i in range(0, len(images), batch)]
-        right = np.concatenate(parts).argmax(axis=1) == source.labels
+        right = deployed_predictions(engine, images, batch).label == source.labels
         known[name] = float(100 * right.mean())
         write_text(kept, json.dumps(known))
     return [known[f"{name} {severity}"] for name, severity in CELLS]

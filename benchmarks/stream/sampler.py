@@ -20,20 +20,19 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.bank import Bank, points, references
+from benchmarks.accuracy.bank import Bank, deployed_predictions, points, references
 from benchmarks.accuracy.windows import CLEAN, of_kind, shifted, stream, windows
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.stream.scenes import scenes
 from edgewf.bundle import Bundle, write_text
 from edgewf.burst import run_burst
 from edgewf.calibration import fit_points
-from edgewf.engines import Engine, Images
+from edgewf.engines import Engine, Images, Predictions
 from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT
 from edgewf.estimators.fitted import Fitted
 from edgewf.estimators.table import References, evaluate
 from edgewf.flags import effective_classes
-from edgewf.kernels import reference
 from edgewf.scheduling import ConfidenceDrift
 from edgewf.settings import BurstSettings
 from edgewf.stream.sampler import PAST, Window, WindowSampler
@@ -70,19 +69,6 @@ class Judged:
         return self.estimate - self.truth
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """Of each frame.
-
-    Attributes:
-        label: int64 [F].
-        confidence: float32 [F].
-    """
-
-    label: NDArray[np.int64]
-    confidence: NDArray[np.float32]
-
-
 class Judge:
     """Makes estimates of windows."""
 
@@ -92,13 +78,9 @@ class Judge:
         self.settings = settings
         self._engine, self._estimator, self._known = engine, estimator, known
 
-    def infer(self, images: Images) -> Predicted:
+    def infer(self, images: Images) -> Predictions:
         """Return what the deployed network makes of N images."""
-        batch = self.settings.batch_size
-        parts = [self._engine.infer(images[i : i + batch]) for i in range(0, len(images), batch)]
-        logits = np.concatenate(parts)
-        probabilities, _, _ = reference.softmax_entropy(logits)
-        return Predicted(reference.labels(logits), probabilities.max(axis=1))
+        return deployed_predictions(self._engine, images, self.settings.batch_size)
 
     def look(self, window: Window, truth: float, span: int) -> tuple[Judged, Judged]:
         """Return an estimate from a window without its weights, and one with them."""
@@ -121,7 +103,7 @@ class Judge:
 
 
 def sampled(
-    frames: Images, predicted: Predicted, size: int, past: int, every: int
+    frames: Images, predicted: Predictions, size: int, past: int, every: int
 ) -> Iterator[tuple[Window, slice]]:
     """Yield windows and what they stand for, as `edgewf.Monitor` makes them.
 

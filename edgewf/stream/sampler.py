@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewf.errors import EdgewfError
+from edgewf.flags import effective_classes
 from edgewf.preprocessing import Image
 from edgewf.stream.similarity import MIN_DIFFERENCE, Thumbnail, differences, thumbnail
 
@@ -194,7 +195,7 @@ class WindowSampler:
             raise RuntimeError("the window is empty: offer() frames before taking it")
         frames = list(self._last)[-self._fresh :]
         counts = Counter(x.stratum for x in frames)
-        self.balanced = self.full and effective_classes(counts) < _MIXED * self._usual_classes()
+        self.balanced = self.full and _classes(counts.elements()) < _MIXED * self._usual_classes()
         if self.balanced:
             frames = sorted(self._memory, key=lambda x: x.number)
             counts = self._counts.copy()
@@ -218,7 +219,7 @@ class WindowSampler:
         As many, for more frames show more classes.
         """
         drawn = self._rng.choice(len(self._strata), self._size, replace=False)
-        return effective_classes(Counter(self._strata[i] for i in drawn))
+        return _classes(self._strata[i] for i in drawn)
 
     def _count(self, stratum: Stratum) -> None:
         """Count a frame of the past, and forget the one that is too old."""
@@ -253,13 +254,9 @@ class WindowSampler:
         return nearest if found[nearest] < self._min_difference else None
 
 
-def effective_classes(counts: Counter[Stratum]) -> float:
-    """Return exp(entropy) of the classes' frequencies: how many share the frames evenly."""
-    classes: Counter[int | None] = Counter()
-    for (_, name), count in counts.items():
-        classes[name] += count
-    p = np.array(list(classes.values())) / classes.total()
-    return float(np.exp(-(p * np.log(p)).sum()))
+def _classes(strata: Iterable[Stratum]) -> float:
+    """Return how many classes share frames of these strata evenly; those without count as one."""
+    return effective_classes(np.array([-1 if name is None else name for _, name in strata]))
 
 
 def stratum_weights(strata: Sequence[Stratum], counts: Counter[Stratum]) -> NDArray[np.float64]:
