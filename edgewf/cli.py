@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
-
 import click
 
 from edgewf import __version__
@@ -14,38 +11,15 @@ from edgewf.commands.build import build
 from edgewf.commands.calibrate import calibrate
 from edgewf.commands.doctor import doctor
 from edgewf.commands.estimate import estimate
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.commands.export import export
 from edgewf.commands.history import history
 from edgewf.commands.inspect import inspect
 from edgewf.commands.monitor import monitor
-from edgewf.errors import EdgewfError
-from edgewf.journal import ERROR, journal_prefix
-
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
-class _Group(click.Group):
-    """Turns what a user can mend into one line on stderr and exit status 2."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except EdgewfError as error:
-            _complain(str(error))
-            context.exit(EXIT_USAGE)
-        except BrokenPipeError:
-            raise  # click ends quietly when the reader of stdout has gone
-        except OSError as error:
-            _complain(f"{error.filename or 'input or output'}: {error.strerror}")
-            context.exit(EXIT_USAGE)
-        except KeyboardInterrupt as interrupt:
-            click.echo(": ".join(["edgewf: interrupted", *map(str, interrupt.args)]), err=True)
-            context.exit(EXIT_INTERRUPTED)
-
-
-def _complain(what: str) -> None:
-    click.echo(f"{journal_prefix(ERROR, sys.stderr)}edgewf: {what}", err=True)
+class _Group(ExplainingCommand, click.Group):
+    """All commands; an error of theirs is explained here."""
 
 
 @click.group(

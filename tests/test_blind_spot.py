@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy.blind_spot import Cell, inversions, read_cells, summary, table
+from benchmarks.accuracy.blind_spot import Cell, inversions, main, read_cells, summary, table
 
 ACCURACIES = st.lists(st.integers(0, 100), min_size=2, max_size=20, unique=True)
 
@@ -60,3 +61,12 @@ def test_other_kinds_of_windows_are_left_out(tmp_path: Path) -> None:
     assert first.truth_sd == pytest.approx(5)
     assert first.estimate_sd == pytest.approx(2)
     assert second.truth_sd == pytest.approx(1)
+
+
+def test_a_table_without_its_settings_is_refused_in_a_line(tmp_path: Path) -> None:
+    found, report = tmp_path / "held_out.csv", tmp_path / "report.md"
+    found.write_text("kind\n")
+    done = CliRunner().invoke(main, [str(found), "--output", str(report)])
+    assert done.exit_code == 2
+    assert done.stderr == f"edgewf: {tmp_path}/held_out.json: No such file or directory\n"
+    assert not report.exists()

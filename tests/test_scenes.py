@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("imagecorruptions", reason="the benchmarks' corruptions are not installed")
 
-from benchmarks.stream.sampler import BALANCED, LAST, PLAIN, SHUFFLED, Judged, rows_of
+from benchmarks.stream.sampler import BALANCED, LAST, PLAIN, SHUFFLED, Judged, main, rows_of
 from benchmarks.stream.scenes import scenes
 
 LABELS = np.repeat(np.arange(4), 25)
@@ -42,3 +45,11 @@ def test_errors_are_set_against_those_of_shuffled_frames() -> None:
     assert rows["pan", LAST]["ratio"] == 4
     assert rows["all", BALANCED]["mae"] == 2
     assert (rows["pan", SHUFFLED]["bias"], rows["pan", SHUFFLED]["worst"]) == (-1, -3)
+
+
+def test_no_bundle_is_refused_in_a_line(tmp_path: Path) -> None:
+    folders = ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, ["--bundle", str(tmp_path), "--data", str(tmp_path), *folders])
+    assert done.exit_code == 2
+    assert done.stderr == f"edgewf: {tmp_path} is no bundle: it has no manifest.json\n"
+    assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from edgewf.bundle import write_text
+from edgewf.commands.explaining import ExplainingCommand
 
 Z90 = 1.645  # of a 90 % interval
 LOW = 20.0  # percent, below which a network is of no use
@@ -129,7 +130,7 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy/blind_spot.md"

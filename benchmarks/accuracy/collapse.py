@@ -19,13 +19,14 @@ from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
 from edgewf.burst import run_burst
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.select import select_engine
 from edgewf.flags import effective_classes, window_flags
 
 _KINDS = ("corruptions", "few classes")
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/phases")

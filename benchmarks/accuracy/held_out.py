@@ -40,6 +40,7 @@ from benchmarks.accuracy.windows import (
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import Point, fit_points
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Engine
 from edgewf.engines.select import select_engine
 from edgewf.estimation import usual_classes
@@ -119,7 +120,7 @@ def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
     return lines
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")

@@ -20,6 +20,7 @@ from rich.progress import track
 from benchmarks.accuracy.windows import CELLS, Cell, Window, of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Images
 from edgewf.engines.select import select_engine
 from edgewf.phases.centroids import Centroids
@@ -36,7 +37,7 @@ def _cell(context: click.Context, _: click.Parameter, names: tuple[str, ...]) ->
     return [c for c in found if c is not None] or [c for c in CELLS if c[1] in _USUAL]
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/phases")

@@ -23,6 +23,7 @@ from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import fit_points
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT
 from edgewf.settings import BurstSettings
@@ -48,7 +49,7 @@ def numbers(option: str, default: str) -> Any:
     return click.option(option, type=_Numbers(), default=default, show_default=True)
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")

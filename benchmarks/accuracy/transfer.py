@@ -23,6 +23,7 @@ from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import fit_points
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT, scores_of
 from edgewf.report import burst_text
@@ -84,7 +85,7 @@ def abroad(found: Errors) -> float:
     return float(np.mean(others))
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")

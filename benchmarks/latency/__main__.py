@@ -30,6 +30,7 @@ from benchmarks.latency.side_by_side import (
 )
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bench.noise import CpuTime
+from edgewf.commands.explaining import ExplainingCommand
 
 _STUDIES = ("side-by-side", "profile", "scaling", "startup")
 _STARTED = "efficientnet_lite0"  # the network of the start-up and of the scaling
@@ -63,7 +64,7 @@ class _Run:
         return result
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--only", type=click.Choice(_STUDIES), multiple=True, default=_STUDIES)
 @click.option("--models", multiple=True, default=MODELS, show_default=True)
 @click.option("--batch", default=16, show_default=True)

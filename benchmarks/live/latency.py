@@ -25,6 +25,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.machine import describe_machine, machine_line
+from edgewf.bundle import Bundle
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.monitor import Monitor
 from edgewf.stream import open_source
 
@@ -90,7 +92,7 @@ def table(engine: str, off: list[dict[str, Any]], on: list[dict[str, Any]]) -> s
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.argument("bundle")
 @click.option("--engine", "engines", multiple=True, default=["auto"], show_default=True)
 @click.option("--threads", type=int, help="Of the engines; the runtime's choice if left out.")
@@ -115,6 +117,7 @@ def main(
     if single:
         click.echo(json.dumps(one_round(bundle, engines[0], threads, duty_cycle, fps, seconds)))
         return
+    Bundle.load(bundle)  # refuses it once, not in every round
 
     def child(engine: str, duty: float) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.live.latency", bundle, "--single"]

@@ -31,6 +31,7 @@ from benchmarks.soak.monitored import Monitored
 from benchmarks.soak.network import Network
 from benchmarks.soak.onlookers import Onlookers
 from benchmarks.soak.report import judge, markdown
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.errors import EdgewfError
 from edgewf.health import Health
 from edgewf.status_file import probe
@@ -194,7 +195,7 @@ def write_frames(folder: Path) -> None:
         cv2.imwrite(str(folder / f"{frame.index:05}.jpg"), picture[:height, :width])
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(cls=ExplainingCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("bundle")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--minutes", default=60.0, show_default=True)

@@ -27,6 +27,7 @@ from benchmarks.stream.scenes import scenes
 from edgewf.bundle import Bundle, write_text
 from edgewf.burst import run_burst
 from edgewf.calibration import fit_points
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Engine, Images, Predictions
 from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT
@@ -199,7 +200,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--bundle", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), default="build/stream")
