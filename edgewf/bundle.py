@@ -6,6 +6,8 @@ probe.onnx        batch statistics: images, affine, source_weight -> logits, emb
                   source_weight is the running statistics' part of the mixture, 0 to 1
 forward.onnx      as probe.onnx, and the residuals that backward.onnx takes
 backward.onnx     dlogits, residuals, affine, source_weight -> affine_grad
+classifier.onnx   embedding -> logits: the last linear layer, for dropout inferences; only where
+                  nothing leads past the embedding
 weights.bin       weights of the graphs, each stored once
 affine.npy        float32 [P], the deployed BatchNorm scales and shifts
 calibration.json  windows of known accuracy, once `edgewf calibrate` has run
@@ -35,6 +37,7 @@ from edgewf.settings import BurstSettings
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 GRAPHS = ("infer.onnx", "probe.onnx", "forward.onnx", "backward.onnx")
+CLASSIFIER = "classifier.onnx"
 WEIGHTS = "weights.bin"
 AFFINE = "affine.npy"
 CALIBRATION = "calibration.json"
@@ -185,7 +188,8 @@ class Bundle:
         """
         folder = Path(folder)
         manifest = Manifest.read(folder)
-        for name in (*GRAPHS, WEIGHTS, AFFINE):
+        optional = [name for name in (CLASSIFIER,) if name in manifest.files]
+        for name in (*GRAPHS, *optional, WEIGHTS, AFFINE):
             path = folder / name
             if name not in manifest.files:
                 raise _damaged(folder / MANIFEST, f"does not list {name}")

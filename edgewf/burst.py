@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewf.engines import BurstRecord, Engine, Images
+from edgewf.dropout import DropoutInference
+from edgewf.engines import BurstRecord, Engine, Float32, Images
 from edgewf.errors import EdgewfError
 from edgewf.flags import collapsed
 from edgewf.kernels import reference
@@ -41,7 +42,11 @@ class Burst:
 
 
 def run_burst(
-    engine: Engine, images: Images, settings: BurstSettings, progress: Progress | None = None
+    engine: Engine,
+    images: Images,
+    settings: BurstSettings,
+    progress: Progress | None = None,
+    dropout: DropoutInference | None = None,
 ) -> Burst:
     """Run a burst on a window; one whose predictions collapse on few classes ends early.
 
@@ -53,6 +58,8 @@ def run_burst(
         images: uint8 [N, S, S, 3] RGB, N = settings.window.
         settings: how long and how strong.
         progress: called with (calls done, calls in all) after every engine call.
+        dropout: makes the record's dropout inferences, before the first step; they cost another
+            pass over the window.
 
     Raises:
         EdgewfError: the window has another size than the settings say, or the deployed network
@@ -68,7 +75,7 @@ def run_burst(
     watched = parts[: -(-_WATCHED_FRAMES // batch)]
     checks = (settings.steps - 1) // CHECK_EVERY if settings.steps else 0
     looks = (checks + 1) * len(watched) if checks else 0
-    calls = 2 * len(parts) + settings.steps + looks
+    calls = (2 + (dropout is not None)) * len(parts) + settings.steps + looks
     done = 0
 
     def tick() -> None:
@@ -88,6 +95,10 @@ def run_burst(
     for part in parts:
         engine.record(images[part])
         tick()
+    embeddings: list[Float32] = []
+    for part in parts if dropout is not None else []:
+        embeddings.append(engine.features(images[part]).embedding)
+        tick()
     first = labels_now() if checks else None
     stopped = False
     for step, part in enumerate(step_batches(len(images), settings), start=1):
@@ -103,6 +114,9 @@ def run_burst(
         engine.probe(images[part])
         tick()
     record = _in_window_order(engine.read(), order)
+    if dropout is not None:
+        embedding = np.concatenate(embeddings)[np.argsort(order)]
+        record = replace(record, dropout=dropout(embedding, settings.seed))
     broken = int((~np.isfinite(record.deployed.confidence)).sum())
     if broken:
         raise EdgewfError(

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from edgewf.bundle import Bundle, write_text
 from edgewf.burst import run_burst, window_parts
 from edgewf.calibration import Calibration, Point
+from edgewf.dropout import DropoutInference
 from edgewf.engines import BurstRecord, Engine, Float32, Images
 from edgewf.errors import EdgewfError
-from edgewf.estimators.table import KEYS, References, evaluate
+from edgewf.estimators.table import References, evaluate, keys_of
 from edgewf.fisher import fisher_hash, keep_fisher
 from edgewf.images import read_image
 from edgewf.phases.centroids import Centroids, joined
@@ -75,7 +76,7 @@ def measure(
         severity=cell[1],
         window=window,
         accuracy=float(100 * (record.deployed.label == labels).mean()),
-        scores=evaluate(KEYS, record, references),
+        scores=evaluate(keys_of(record), record, references),
     )
 
 
@@ -104,6 +105,7 @@ def calibrate(
         EdgewfError: an unreadable image, or points that fix no curve.
     """
     clean, *shifts = calibration_shifts()
+    dropout = DropoutInference.of(bundle)
     todo = [(cell, w) for w in range(len(windows)) for cell in shifts]
     total = len(windows) + len(todo)
     partial = _Partial(bundle.path(PARTIAL), _header(bundle, settings, windows))
@@ -131,7 +133,7 @@ def calibrate(
         seen = []
         for window in windows:
             images, labels = load_window(bundle, window)
-            seen.append((run_burst(engine, images, settings).record, labels))
+            seen.append((run_burst(engine, images, settings, dropout=dropout).record, labels))
         references = References.of(seen)
         partial.begin(references)
         for w, (record, labels) in enumerate(seen):
@@ -144,7 +146,7 @@ def calibrate(
             loaded = (w, *load_window(bundle, windows[w]))
         _, images, labels = loaded
         shifted = shift(name, images, severity, seed=settings.seed + w)
-        burst = run_burst(engine, shifted, settings)
+        burst = run_burst(engine, shifted, settings, dropout=dropout)
         keep(measure((name, severity), w, burst.record, labels, references))
     calibration = Calibration.from_points(
         bundle.manifest,

@@ -11,11 +11,12 @@ from edgewf.bundle import Bundle
 from edgewf.burst import Burst, Progress, run_burst
 from edgewf.calibration import Calibration, Point
 from edgewf.doubtful import DoubtfulFrame, doubtful_frames
+from edgewf.dropout import DropoutInference
 from edgewf.engines import Engine, Images
 from edgewf.estimate import Estimate
 from edgewf.estimators import DEFAULT
 from edgewf.estimators.fitted import Fitted, Scores
-from edgewf.estimators.table import evaluate
+from edgewf.estimators.table import asks_for_dropout, evaluate
 from edgewf.flags import UsualClasses, window_flags
 from edgewf.settings import BurstSettings
 from edgewf.stream.similarity import duplicated_share
@@ -63,6 +64,9 @@ class Estimator:
         if calibration is not None and self.fitted is not None:
             self._usual = usual_classes(self.fitted, calibration.points, bundle.manifest.classes)
         self.settings = settings
+        self._dropout: DropoutInference | None = None
+        if self.fitted is not None and asks_for_dropout(self.fitted.scores):
+            self._dropout = DropoutInference(bundle)
 
     def __call__(
         self,
@@ -84,7 +88,7 @@ class Estimator:
             source, time: recorded in the estimate.
             progress: see `run_burst`.
         """
-        burst = run_burst(self.engine, images, self.settings, progress)
+        burst = run_burst(self.engine, images, self.settings, progress, self._dropout)
         wanted = _REPORTED if self.fitted is None else {*_REPORTED, *self.fitted.scores}
         if weights is None:
             weights = np.ones(len(images))

@@ -35,6 +35,7 @@ def reweighted(record: BurstRecord, weights: NDArray[np.float64]) -> BurstRecord
         deployed=record.deployed[frames],
         before=record.before[frames],
         after=record.after[frames],
+        dropout=None if record.dropout is None else record.dropout[:, frames],
     )
 
 

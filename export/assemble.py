@@ -13,7 +13,13 @@ from edgewf.bundle import BACKWARD_INPUTS
 from edgewf.export.builder import float_array
 from edgewf.export.cost import multiply_adds, residual_bytes
 from edgewf.export.differentiate import differentiate
-from edgewf.export.forward import embedding_of, expose, take_frames, use_batch_statistics
+from edgewf.export.forward import (
+    classifier_of,
+    embedding_of,
+    expose,
+    take_frames,
+    use_batch_statistics,
+)
 from edgewf.export.half import HALF, to_half
 from edgewf.export.normalisation import STATISTICS, centre_convolutions, norm_layers
 from edgewf.preprocessing import Preprocessing
@@ -28,6 +34,7 @@ class Graphs:
         probe: `images`, `affine`, `source_weight` -> `logits`, `embedding`, batch statistics.
         forward: as `probe`, and the residuals that `backward` takes.
         backward: `dlogits`, residuals, `affine`, `source_weight` -> `affine_grad`.
+        classifier: `embedding` -> `logits`; None where something leads past the embedding.
         affine: float32 [P], the deployed scales and shifts.
         layers: name and channels of each BatchNorm layer, in the order of `affine`.
         residual_bytes: what forward keeps for backward, bytes an image.
@@ -39,6 +46,7 @@ class Graphs:
     probe: ir.Model
     forward: ir.Model
     backward: ir.Model
+    classifier: ir.Model | None
     affine: NDArray[np.float32]
     layers: list[tuple[str, int]]
     residual_bytes: int
@@ -68,6 +76,9 @@ def assemble(
     embedding = embedding_of(deployed.graph).name
     assert embedding is not None
     infer, forward = deployed.clone(), deployed.clone()
+    classifier = classifier_of(deployed, embedding)
+    if classifier is not None:
+        _finish(classifier, "classifier")
     centre_convolutions(forward.graph)
     backward = differentiate(forward.graph, model_name, low_memory=low_memory)
     plain = differentiate(forward.graph, model_name) if low_memory else backward
@@ -92,6 +103,7 @@ def assemble(
     return Graphs(
         **models,
         probe=probe,
+        classifier=classifier,
         affine=affine,
         layers=[(x.name, x.channels) for x in layers],
         residual_bytes=residual_bytes(backward.graph, residuals),

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from edgewf.errors import EdgewfError
 from edgewf.export.builder import OPSET, Builder, graph_value
@@ -49,6 +50,32 @@ def embedding_of(graph: ir.Graph) -> ir.Value:
         f"no linear layer found before the output {graph.outputs[0].name!r}: "
         "edgewf monitors classifiers that end in one"
     )
+
+
+def classifier_of(deployed: ir.Model, embedding: str) -> ir.Model | None:
+    """Return what comes behind the value `embedding`: `embedding` [B, D] -> `logits`.
+
+    None where the logits depend on the frames by another way, too, as with several heads.
+    """
+    model = deployed.clone()
+    graph = model.graph
+    value = next((v for node in graph for v in node.outputs if v.name == embedding), None)
+    if value is None:
+        raise EdgewfError(f"value {embedding!r} is an input of the graph and no embedding")
+    dims = static_shape(value)
+    entry = graph_value("embedding", [BATCH, math.prod(dims)], ir.DataType.FLOAT)
+    op = Builder("classifier_")
+    x = op.Reshape(entry, op.ints(-1, *dims))
+    x.shape, x.type = value.shape, value.type
+    value.replace_all_uses_with(x)
+    (images,) = graph.inputs
+    graph.inputs.append(entry)
+    _prepend(graph, op)
+    passes.RemoveUnusedNodesPass()(model)
+    if images.uses():
+        return None
+    graph.inputs.remove(images)
+    return model
 
 
 def take_frames(graph: ir.Graph, preprocessing: Preprocessing) -> None:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import onnx_ir as ir
 
-from edgewf.bundle import AFFINE, GRAPHS, WEIGHTS, Manifest, file_record
+from edgewf.bundle import AFFINE, CLASSIFIER, GRAPHS, WEIGHTS, Manifest, file_record
 from edgewf.calibration import Calibration
 from edgewf.errors import EdgewfError
 from edgewf.export.assemble import Graphs
@@ -43,9 +43,9 @@ def write_bundle(
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         staging.chmod(0o755)
-        _write_graphs(staging, graphs)
+        written = _write_graphs(staging, graphs)
         np.save(staging / AFFINE, graphs.affine)
-        names = [*GRAPHS, WEIGHTS, AFFINE]
+        names = [*written, WEIGHTS, AFFINE]
         files = {name: file_record(staging / name) for name in names}
         manifest.with_files(files).write(staging)
         if calibration is not None:
@@ -88,9 +88,12 @@ def _replaceable(output: Path) -> bool:
     return output.is_dir() and (not any(output.iterdir()) or (output / "manifest.json").is_file())
 
 
-def _write_graphs(folder: Path, graphs: Graphs) -> None:
+def _write_graphs(folder: Path, graphs: Graphs) -> list[str]:
+    """Return the files' names."""
     ordered = (graphs.infer, graphs.probe, graphs.forward, graphs.backward)
     models = dict(zip(GRAPHS, ordered, strict=True))
+    if graphs.classifier is not None:
+        models[CLASSIFIER] = graphs.classifier
     shared: dict[bytes, tuple[int, int]] = {}
     with (folder / WEIGHTS).open("wb") as file:
         for model in models.values():
@@ -98,6 +101,7 @@ def _write_graphs(folder: Path, graphs: Graphs) -> None:
                 _move_to_file(value, file, shared)
     for name, model in models.items():
         ir.save(model, folder / name)
+    return list(models)
 
 
 def _move_to_file(value: ir.Value, file: BinaryIO, shared: dict[bytes, tuple[int, int]]) -> None:

@@ -18,7 +18,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgewf.bundle import AFFINE, GRAPHS, MANIFEST, WEIGHTS, Bundle, file_record, write_text
+from edgewf.bundle import (
+    AFFINE,
+    CLASSIFIER,
+    GRAPHS,
+    MANIFEST,
+    WEIGHTS,
+    Bundle,
+    file_record,
+    write_text,
+)
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
 from edgewf.export.assemble import Graphs, assemble
@@ -70,7 +79,7 @@ def test_round_trip(source: Source, exported: Bundle) -> None:
     assert bundle.affine.dtype == np.float32
     assert bundle.affine.shape == (bundle.manifest.parameters,)
     assert bundle.manifest.parameters == 2 * sum(n for _, n in bundle.manifest.layers) == 1376
-    assert entries(exported.folder) == {MANIFEST, *GRAPHS, WEIGHTS, AFFINE}
+    assert entries(exported.folder) == {MANIFEST, *GRAPHS, CLASSIFIER, WEIGHTS, AFFINE}
 
 
 def test_affine_vector_cannot_be_written_to(exported: Bundle) -> None:

@@ -26,6 +26,7 @@ from edgewf.calibrate import (
 )
 from edgewf.calibration import Calibration, Point
 from edgewf.cli import main
+from edgewf.dropout import DropoutInference
 from edgewf.engines import Images
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
@@ -151,14 +152,15 @@ def test_points_tell_what_a_burst_on_the_shifted_window_found(
 ) -> None:
     kept = Calibration.from_text(whole, "whole")
     points = {p.key: p for p in kept.points}
-    engine = Counted(bundle)
+    engine, dropout = Counted(bundle), DropoutInference.of(bundle)
+    assert dropout is not None
     for w in range(2):
         images, labels = load_window(bundle, windows[w])
         clean = 100 * (engine.infer(images).argmax(axis=1) == labels).mean()
         assert points["clean", 0, w].accuracy == pytest.approx(clean)
         for name, severity in (("speckle_noise", 5), ("gaussian_blur", 2)):
             shifted = shift(name, images, severity, SETTINGS.seed + w)
-            record = run_burst(engine, shifted, SETTINGS).record
+            record = run_burst(engine, shifted, SETTINGS, dropout=dropout).record
             expected = measure((name, severity), w, record, labels, kept.references)
             assert points[name, severity, w] == expected
             flips = 1000 * (record.deployed.label != record.after.label).mean()

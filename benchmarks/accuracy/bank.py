@@ -16,9 +16,10 @@ from rich.progress import track
 from benchmarks.accuracy.windows import Window
 from edgewf.burst import run_burst
 from edgewf.calibration import Point
+from edgewf.dropout import DropoutInference
 from edgewf.engines import BurstRecord, Engine, Float32, Images, Predictions
 from edgewf.estimators.rows import confidence
-from edgewf.estimators.table import KEYS, References, evaluate
+from edgewf.estimators.table import References, evaluate, keys_of
 from edgewf.kernels.reference import labels as top_labels
 from edgewf.settings import BurstSettings
 
@@ -52,14 +53,21 @@ class Bank:
         folder: for all banks of a model and a data set.
         engine: the model.
         settings: of the bursts; each has a folder of its own.
+        dropout: makes dropout inferences, too.
     """
 
-    def __init__(self, folder: Path, engine: Engine, settings: BurstSettings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        settings: BurstSettings,
+        dropout: DropoutInference | None = None,
+    ) -> None:
         text = json.dumps(settings.to_json(), sort_keys=True)
         self._folder = folder / hashlib.sha256(text.encode()).hexdigest()[:12]
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "settings.json").write_text(text)
-        self._engine = engine
+        self._engine, self._dropout = engine, dropout
         self.settings = settings
 
     def look(self, windows: Iterable[Window], doing: str) -> list[Seen]:
@@ -68,15 +76,24 @@ class Bank:
 
     def _one(self, window: Window) -> Seen:
         kept = self._folder / f"{window.name}.npz"
-        if not kept.exists():
+        if not kept.exists() or (self._dropout is not None and not _has_dropout(kept)):
             images = window.images()
             times = [time.perf_counter()]
             record = run_burst(
-                self._engine, images, self.settings, lambda *_: times.append(time.perf_counter())
+                self._engine,
+                images,
+                self.settings,
+                lambda *_: times.append(time.perf_counter()),
+                self._dropout,
             ).record
             parts = self.settings.window // self.settings.batch_size
-            marks = [times[i] for i in (0, parts, len(times) - 1 - parts, -1)]
+            before = 2 * parts if self._dropout is not None else parts
+            # The pass for dropout inferences is no part of a burst's.
+            skipped = times[before] - times[parts]
+            marks = [times[0] + skipped, *(times[i] for i in (before, len(times) - 1 - parts, -1))]
             tables = {name: getattr(record, name).logits for name in _TABLES}
+            if record.dropout is not None:
+                tables["dropout"] = record.dropout.astype(np.float16)
             part = kept.with_suffix(".part.npz")
             np.savez(part, labels=window.labels, seconds=np.diff(marks), **tables)
             os.replace(part, kept)
@@ -85,8 +102,15 @@ class Bank:
                 raise SystemExit(f"{kept} is of other images: delete {self._folder}")
             tables = {name: found[name] for name in _TABLES}
             before, steps, after = found["seconds"].tolist()
+            dropout = found["dropout"].astype(np.float32) if self._dropout is not None else None
         predictions = [_predictions(tables[name]) for name in _TABLES]
-        return Seen(window, BurstRecord(*predictions, (), 0.0), (before, steps, after))
+        record = BurstRecord(*predictions, (), 0.0, dropout)
+        return Seen(window, record, (before, steps, after))
+
+
+def _has_dropout(kept: Path) -> bool:
+    with np.load(kept) as found:
+        return "dropout" in found
 
 
 def deployed_predictions(engine: Engine, images: Images, batch: int) -> Predictions:
@@ -105,11 +129,16 @@ def references(calibration: list[Seen]) -> References:
     return References.of([(seen.record, seen.window.labels) for seen in clean])
 
 
-def points(found: Iterable[Seen], known: References, keys: Sequence[str] = KEYS) -> list[Point]:
+def points(
+    found: Iterable[Seen], known: References, keys: Sequence[str] | None = None
+) -> list[Point]:
     """Summarise windows as a calibration does, with some of its scores or all."""
     return [
         Point(
-            *seen.window.cell, seen.window.number, seen.accuracy, evaluate(keys, seen.record, known)
+            *seen.window.cell,
+            seen.window.number,
+            seen.accuracy,
+            evaluate(keys_of(seen.record) if keys is None else keys, seen.record, known),
         )
         for seen in found
     ]

@@ -87,6 +87,8 @@ class BurstRecord:
         after: predictions with batch statistics and the adapted affine vector.
         steps: one trace a step.
         affine_change: L2 distance of the adapted from the deployed affine vector.
+        dropout: float32 [M, N, K], logits of dropout inferences on `before`'s network, see
+            `edgewf.dropout`; None where they were not asked for. No engine makes them.
     """
 
     deployed: Predictions
@@ -94,6 +96,7 @@ class BurstRecord:
     after: Predictions
     steps: tuple[StepTrace, ...]
     affine_change: float
+    dropout: Float32 | None = None
 
 
 class Engine(Protocol):

@@ -35,6 +35,7 @@ QUADRATICS: dict[str, bool] = {
     "nuclear-norm": True,
     "mano": True,
     "mde": True,
+    "aetta": True,
 }
 NAMES = (*STACKS, *QUADRATICS)
 UNKNOWN = (

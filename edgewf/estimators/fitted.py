@@ -75,11 +75,17 @@ def fit(
         shifts: the kind of shift of each.
 
     Raises:
-        EdgewfError: an unknown name, or points that fix no curve.
+        EdgewfError: an unknown name, a score that points lack, or points that fix no curve.
     """
     if not known(name):
         raise EdgewfError(UNKNOWN.format(name))
     chosen = scores_of(name)
+    missing = [score for score in chosen if any(score not in point for point in scores)]
+    if missing:
+        raise EdgewfError(
+            f"the estimator {name} looks at {', '.join(missing)}, which the calibration lacks: "
+            "export the model and run `edgewf calibrate` with this version, or choose another"
+        )
     x = [[point[score] for score in chosen] for point in scores]
     if name in STACKS:
         return Fitted(name, chosen, Stack.fit(x, accuracy, shifts))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgewf.engines import BurstRecord, Predictions
+from edgewf.estimators.aetta import aetta
 from edgewf.estimators.atc import AverageThresholdedConfidence
 from edgewf.estimators.cot import ConfidenceOptimalTransport, ThresholdedOptimalTransport
 from edgewf.estimators.difference_of_confidences import DifferenceOfConfidences, average_confidence
@@ -41,10 +42,23 @@ _ALL: tuple[Score, ...] = (
     OfLogits("nuclear_norm", nuclear_norm),
     OfLogits("mano", mano),
     OfLogits("mde", mde),
+    OfRecord("aetta", aetta),
 )
 SCORES: dict[str, Score] = {score.name: score for score in _ALL}
 KEYS = (*SCORES, *(f"{name}{_TEMPERED}" for name in SCORES))
 """Every score, then every score of logits at the temperature that suits clean images."""
+
+_OF_DROPOUT = frozenset({"aetta", f"aetta{_TEMPERED}"})
+
+
+def asks_for_dropout(keys: Iterable[str]) -> bool:
+    """Tell whether one of some scores needs dropout inferences in the record."""
+    return not _OF_DROPOUT.isdisjoint(keys)
+
+
+def keys_of(record: BurstRecord) -> tuple[str, ...]:
+    """Return which of `KEYS` can be told of a record."""
+    return tuple(key for key in KEYS if record.dropout is not None or key not in _OF_DROPOUT)
 
 
 @dataclass(frozen=True)

@@ -71,4 +71,7 @@ def scaled(record: BurstRecord, temperature: float) -> BurstRecord:
         deployed=scale(record.deployed),
         before=scale(record.before),
         after=scale(record.after),
+        dropout=None
+        if record.dropout is None
+        else (record.dropout / temperature).astype(np.float32),
     )
