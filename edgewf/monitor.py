@@ -24,6 +24,7 @@ from edgewf.announcer import Announcer
 from edgewf.bundle import Bundle
 from edgewf.calibration import Calibration
 from edgewf.doubtful import DoubtfulFrame
+from edgewf.engines import Role
 from edgewf.engines.select import AUTO, select_engine
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
@@ -79,7 +80,8 @@ class Monitor:
         settings: of the bursts; None for those of the calibration, else of the bundle.
         estimator: see `edgewf.estimators.known`.
         engine: one of those that `edgewf doctor` lists, or "auto".
-        threads: that an operator may use on the CPU; None leaves it to the runtime.
+        threads: that an operator may use on the CPU; None leaves it to the runtime, or for
+            bursts to what deployed inference does not notice.
         inference: False saves the memory of the deployed network where `observe` is not used,
             because the application has predictions of its own to `offer`.
         listeners: told of estimates and health, in this order.
@@ -148,7 +150,8 @@ class Monitor:
         self._announcer = Announcer(listeners, self.health, HEALTH_S)
 
         def load() -> Estimator:
-            selection = select_engine(engine, self._bundle, threads)
+            role = Role.BURSTS if inference else Role.ALONE
+            selection = select_engine(engine, self._bundle, threads, role)
             self.engine = str(selection)
             self._estimator = Estimator(
                 self._bundle, selection.engine, calibration, settings, estimator
@@ -165,7 +168,9 @@ class Monitor:
                 thermostat=self._thermostat,
             )
             self._deployed = (
-                select_engine(engine, self._bundle, threads).engine if inference else None
+                select_engine(engine, self._bundle, threads, Role.INFERENCE).engine
+                if inference
+                else None
             )
             if self._deployed is not None:
                 size = self._bundle.manifest.preprocessing.image_size

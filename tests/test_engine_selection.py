@@ -11,7 +11,8 @@ import pytest
 
 from edgewf.bundle import Bundle
 from edgewf.commands.options import ENGINES
-from edgewf.engines import Engine, select
+from edgewf.engines import Engine, Role, select
+from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.select import AUTO, CANDIDATES, Candidate, Lack, select_engine
 from edgewf.errors import EdgewfError
 from tests.tiny import export_tiny
@@ -47,6 +48,34 @@ def test_an_engine_asked_for_is_loaded(bundle: Bundle, name: str) -> None:
     selection = select_engine(name, bundle, threads=1)
     assert selection.engine.name == name
     assert str(selection) == f"engine {name}: as asked for"
+
+
+def test_beside_another_engine_idle_threads_of_onnxruntime_sleep(bundle: Bundle) -> None:
+    """They would spin, and bursts wait for cores that nobody wants."""
+    for role, spinning in ((Role.INFERENCE, "0"), (Role.BURSTS, "0"), (Role.ALONE, None)):
+        engine = select_engine("onnxruntime", bundle, role=role).engine
+        assert isinstance(engine, OnnxRuntimeCPU)
+        options = engine._forward.get_session_options()
+        key = "session.intra_op.allow_spinning"
+        if spinning is None:
+            with pytest.raises(RuntimeError, match=key):  # never set: the runtime's own choice
+                options.get_session_config_entry(key)
+        else:
+            assert options.get_session_config_entry(key) == spinning
+
+
+def test_bursts_beside_inference_leave_it_the_workers_of_openvino(bundle: Bundle) -> None:
+    openvino_cpu = pytest.importorskip("edgewf.engines.openvino_cpu", reason="no OpenVINO")
+
+    def threads(role: Role, asked: int | None = None) -> int:
+        engine = openvino_cpu.OpenVINOCPU(bundle, asked, role)
+        compiled = engine._request("infer", 1).get_compiled_model()
+        found: int = compiled.get_property("INFERENCE_NUM_THREADS")
+        return found
+
+    assert threads(Role.BURSTS) == 1
+    assert threads(Role.BURSTS, asked=2) == 2
+    assert threads(Role.INFERENCE) == threads(Role.ALONE)
 
 
 def test_an_unknown_engine_is_refused(bundle: Bundle) -> None:
@@ -89,7 +118,7 @@ def test_auto_passes_over_what_does_not_load_and_what_was_not_measured_here(
     assert selection.reason == "the fastest that can run here (first: out of memory)"
 
 
-def refuse(bundle: Bundle, threads: int | None) -> Engine:
+def refuse(bundle: Bundle, threads: int | None, role: Role) -> Engine:
     raise EdgewfError("out of memory")
 
 
@@ -97,6 +126,7 @@ def test_selection_imports_only_the_chosen_runtime(bundle: Bundle) -> None:
     script = f"""
 import sys
 from edgewf.bundle import Bundle
+from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.select import select_engine
 select_engine("onnxruntime", Bundle.load({str(bundle.folder)!r}), 1)
 print([name for name in ("openvino", "tensorrt", "pycuda", "torch", "onnx") if name in sys.modules])

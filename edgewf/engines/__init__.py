@@ -16,6 +16,7 @@ waits; a burst of the default settings never does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import numpy as np
@@ -97,6 +98,17 @@ class BurstRecord:
     steps: tuple[StepTrace, ...]
     affine_change: float
     dropout: Float32 | None = None
+
+
+class Role(Enum):
+    """What an engine runs beside in its process; one on a CPU keeps out of the other's way.
+
+    Deployed inference and bursts have an engine each, and inference comes first.
+    """
+
+    ALONE = "nothing"
+    INFERENCE = "bursts"
+    BURSTS = "inference"
 
 
 class Engine(Protocol):

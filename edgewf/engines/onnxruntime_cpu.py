@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgewf.bundle import BACKWARD_INPUTS, Bundle
-from edgewf.engines import Features, Float32, Images
+from edgewf.engines import Features, Float32, Images, Role
 from edgewf.engines.host import HostEngine, LogitsGradient
 from edgewf.errors import EdgewfError
 
@@ -18,18 +18,20 @@ class OnnxRuntimeCPU(HostEngine):
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, role: Role = Role.ALONE) -> None:
         """Load the graphs.
 
         Args:
             bundle: a checked bundle.
             threads: threads an operator may use; None leaves it to ONNX Runtime.
+            role: unless alone, its threads sleep while they have nothing to do.
 
         Raises:
             EdgewfError: ONNX Runtime refuses a graph.
         """
         super().__init__(bundle)
         self._threads = threads or 0
+        self._role = role
         self._infer = self._session("infer.onnx")
         self._probe = self._session("probe.onnx")
         self._forward = self._session("forward.onnx")
@@ -85,6 +87,10 @@ class OnnxRuntimeCPU(HostEngine):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
+        if self._role is not Role.ALONE:
+            # Threads that spin keep a core from bursts, whose threads wait until nobody wants it,
+            # and frames then wait for what a burst holds.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = os.fspath(self.bundle.path(name))
         try:
             return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgewf.bundle import Bundle
+from edgewf.engines import Role
 from edgewf.engines.device import DeviceEngine, DeviceGraph, Tensor
 from edgewf.engines.gpu import Gpu
 from edgewf.errors import EdgewfError
@@ -29,12 +30,12 @@ class OnnxRuntimeCUDA(DeviceEngine):
 
     name = "ort-cuda"
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, role: Role = Role.ALONE) -> None:
         """Load the deployed graph.
 
         Args:
             bundle: a checked bundle.
-            threads: means nothing here.
+            threads, role: mean nothing here.
 
         Raises:
             EdgewfError: the GPU, its provider or pycuda is missing, ONNX Runtime refuses a

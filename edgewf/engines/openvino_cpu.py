@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgewf.bundle import Bundle
-from edgewf.engines import Features, Float32, Images
+from edgewf.engines import Features, Float32, Images, Role
 from edgewf.engines.host import HostEngine, LogitsGradient
 from edgewf.engines.openvino_graph import (
     fold_constants,
@@ -34,12 +34,14 @@ class OpenVINOCPU(HostEngine):
     name = "openvino"
     joins_graphs = True
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, role: Role = Role.ALONE) -> None:
         """Start OpenVINO; graphs are compiled on first use.
 
         Args:
             bundle: a checked bundle.
-            threads: threads an operator may use; None leaves it to OpenVINO.
+            threads: threads an operator may use; None leaves it to OpenVINO, except for bursts
+                beside inference, which have one.
+            role: what it runs beside.
         """
         super().__init__(bundle)
         self._core = ov.Core()
@@ -51,6 +53,10 @@ class OpenVINOCPU(HostEngine):
             # Every process would pin its threads to the same first cores.
             "ENABLE_CPU_PINNING": False,
         }
+        if threads is None and role is Role.BURSTS:
+            # All models of a process share OpenVINO's workers. Inference would wait for those
+            # that are in the midst of a burst's operator, and at their priority, not a burst's.
+            threads = 1
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._compiled: OrderedDict[tuple[str, int], ov.InferRequest] = OrderedDict()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from edgewf.bundle import Bundle
-from edgewf.engines import Engine
+from edgewf.engines import Engine, Role
 from edgewf.engines.cuda_devices import NoCudaError, cuda_driver
 from edgewf.engines.tensorrt_builder import INSTALL, installed_module
 from edgewf.errors import EdgewfError
@@ -37,8 +37,8 @@ class Candidate:
     Attributes:
         name: as `--engine` spells it.
         description: one line.
-        factory: "module:class"; the class is called with a bundle and a number of threads,
-            which is None where the runtime may choose and means nothing on a GPU.
+        factory: "module:class"; the class is called with a bundle, a number of threads, which
+            is None where the runtime may choose, and a role. Both mean nothing on a GPU.
         lacks: yields what is missing here, the cheapest to find out first; nothing if it can run.
         automatic: whether `auto` may choose it here.
     """
@@ -61,19 +61,22 @@ class Selection:
         return f"engine {self.engine.name}: {self.reason}"
 
 
-def select_engine(name: str, bundle: Bundle, threads: int | None = None) -> Selection:
+def select_engine(
+    name: str, bundle: Bundle, threads: int | None = None, role: Role = Role.ALONE
+) -> Selection:
     """Load an engine.
 
     Args:
         name: of a candidate, or "auto" for the first that can run and loads.
         bundle: what it shall run.
         threads: threads that an operator may use on the CPU; None leaves it to the runtime.
+        role: what it runs beside.
 
     Raises:
         EdgewfError: an unknown name, or an engine that lacks something; says what and the fix.
     """
     if name == AUTO:
-        return _automatic(bundle, threads)
+        return _automatic(bundle, threads, role)
     candidate = next((c for c in CANDIDATES if c.name == name), None)
     if candidate is None:
         known = ", ".join([AUTO, *(c.name for c in CANDIDATES)])
@@ -84,10 +87,10 @@ def select_engine(name: str, bundle: Bundle, threads: int | None = None) -> Sele
             f"engine {name} cannot run here: {'; '.join(f'{x.what}: {x.fix}' for x in lacks)}; "
             "or let --engine auto choose"
         )
-    return Selection(_load(candidate, bundle, threads), "as asked for")
+    return Selection(_load(candidate, bundle, threads, role), "as asked for")
 
 
-def _automatic(bundle: Bundle, threads: int | None) -> Selection:
+def _automatic(bundle: Bundle, threads: int | None, role: Role) -> Selection:
     refused: dict[str, list[str]] = {}  # names by reason
     *others, last = [c for c in CANDIDATES if c.automatic]
     for candidate in others:
@@ -96,10 +99,10 @@ def _automatic(bundle: Bundle, threads: int | None) -> Selection:
             refused.setdefault(lack.what, []).append(candidate.name)
             continue
         try:
-            return Selection(_load(candidate, bundle, threads), _why(refused))
+            return Selection(_load(candidate, bundle, threads, role), _why(refused))
         except EdgewfError as error:  # it looked complete, and still does not take this bundle
             refused.setdefault(str(error), []).append(candidate.name)
-    return Selection(_load(last, bundle, threads), _why(refused))
+    return Selection(_load(last, bundle, threads, role), _why(refused))
 
 
 def _why(refused: dict[str, list[str]]) -> str:
@@ -109,8 +112,8 @@ def _why(refused: dict[str, list[str]]) -> str:
     return f"the fastest that can run here ({reasons})"
 
 
-def _load(candidate: Candidate, bundle: Bundle, threads: int | None) -> Engine:
-    engine: Engine = pkgutil.resolve_name(candidate.factory)(bundle, threads)
+def _load(candidate: Candidate, bundle: Bundle, threads: int | None, role: Role) -> Engine:
+    engine: Engine = pkgutil.resolve_name(candidate.factory)(bundle, threads, role)
     return engine
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from edgewf.bundle import Bundle
+from edgewf.engines import Role
 from edgewf.engines.device import DeviceEngine, DeviceGraph, Tensor
 from edgewf.engines.gpu import Gpu, Memory
 from edgewf.engines.tensorrt_builder import INSTALL, PlanBuilder, error_log, installed_module
@@ -24,12 +25,12 @@ class TensorRT(DeviceEngine):
     name = "tensorrt"
     records_steps = True
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, role: Role = Role.ALONE) -> None:
         """Build the plans that are not there, which may take minutes, and load the deployed one.
 
         Args:
             bundle: a checked bundle.
-            threads: means nothing here.
+            threads, role: mean nothing here.
 
         Raises:
             EdgewfError: the GPU, TensorRT or pycuda is missing, TensorRT refuses a graph, or the
