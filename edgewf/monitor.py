@@ -152,6 +152,7 @@ class Monitor:
         def load() -> Estimator:
             role = Role.BURSTS if inference else Role.ALONE
             selection = select_engine(engine, self._bundle, threads, role)
+            selection.engine.reset(settings)  # now, because compiling would hold frames up
             self.engine = str(selection)
             self._estimator = Estimator(
                 self._bundle, selection.engine, calibration, settings, estimator

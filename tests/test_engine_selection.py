@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 
 from edgewf.bundle import Bundle
+from edgewf.burst import run_burst
 from edgewf.commands.options import ENGINES
 from edgewf.engines import Engine, Role, select
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.select import AUTO, CANDIDATES, Candidate, Lack, select_engine
 from edgewf.errors import EdgewfError
-from tests.tiny import export_tiny
+from edgewf.monitor import Monitor
+from tests.tiny import crops, export_tiny, tiny_settings
 
 *GPU, OPENVINO, ONNXRUNTIME = CANDIDATES
 FIRST, SECOND, THIRD = (replace(OPENVINO, name=name) for name in ("first", "second", "third"))
@@ -78,6 +80,29 @@ def test_bursts_beside_inference_leave_it_the_workers_of_openvino(bundle: Bundle
     assert threads(Role.INFERENCE) == threads(Role.ALONE)
 
 
+def test_openvino_compiles_before_a_burst_not_in_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiling holds up whoever runs Python beside it, for seconds with a large network."""
+    openvino_cpu = pytest.importorskip("edgewf.engines.openvino_cpu", reason="no OpenVINO")
+    settings = tiny_settings()
+    with Monitor(bundle, engine="openvino") as monitor:
+        engine = monitor._estimator.engine
+        default = bundle.manifest.burst
+        assert set(engine._compiled) == {
+            (g, default.batch_size) for g in ("infer", "probe", "step")
+        }
+    engine = openvino_cpu.OpenVINOCPU(bundle)
+    engine.reset(settings)
+
+    def compile_late(graph: str) -> None:
+        pytest.fail(f"compiles its {graph} graph in the burst")
+
+    monkeypatch.setattr(engine, "_model", compile_late)
+    images, _ = crops(settings.window, seed=5)
+    run_burst(engine, images[: settings.window], settings)
+
+
 def test_an_unknown_engine_is_refused(bundle: Bundle) -> None:
     with pytest.raises(EdgewfError, match=r"unknown engine 'tpu': use one of auto, tensorrt, .*"):
         select_engine("tpu", bundle)
@@ -126,6 +151,7 @@ def test_selection_imports_only_the_chosen_runtime(bundle: Bundle) -> None:
     script = f"""
 import sys
 from edgewf.bundle import Bundle
+from edgewf.burst import run_burst
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.select import select_engine
 select_engine("onnxruntime", Bundle.load({str(bundle.folder)!r}), 1)

@@ -124,7 +124,10 @@ class Engine(Protocol):
         """Return the deployed network's logits [B, K] for uint8 [B, S, S, 3]."""
 
     def reset(self, settings: BurstSettings) -> None:
-        """Start a burst: deployed affine vector, no velocity, empty tables."""
+        """Start a burst: deployed affine vector, no velocity, empty tables.
+
+        The first with these settings loads or compiles what they need and may take seconds.
+        """
 
     def record(self, images: Images) -> None:
         """Append the labels before the burst, deployed and under batch statistics."""

@@ -18,6 +18,7 @@ from edgewf.engines.openvino_graph import (
 )
 from edgewf.engines.openvino_module import ov
 from edgewf.errors import EdgewfError
+from edgewf.settings import BurstSettings
 
 # Compiled models kept, of all graphs together. A burst needs three; a last, smaller batch of
 # other callers as many again.
@@ -28,7 +29,7 @@ class OpenVINOCPU(HostEngine):
     """Runs a bundle with OpenVINO's CPU plugin and the NumPy kernel.
 
     A graph is compiled when it meets a batch size for the first time, because OpenVINO plans
-    layouts and memory for fixed shapes.
+    layouts and memory for fixed shapes; `reset` sees to what its burst will need.
     """
 
     name = "openvino"
@@ -61,6 +62,11 @@ class OpenVINOCPU(HostEngine):
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._compiled: OrderedDict[tuple[str, int], ov.InferRequest] = OrderedDict()
         self._dlogits: LogitsGradient | None = None
+
+    def reset(self, settings: BurstSettings) -> None:
+        super().reset(settings)
+        for graph in ("infer", "probe", "step") if settings.steps else ("infer", "probe"):
+            self._request(graph, settings.batch_size)
 
     def infer(self, images: Images) -> Float32:
         return self._run("infer", {"images": images}, "logits")[0]
