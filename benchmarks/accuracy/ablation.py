@@ -1,0 +1,154 @@
+"""What each score of the default estimate is worth: without it, and with others beside it.
+
+    python -m benchmarks.accuracy.ablation --bundle BUNDLE --data DIR
+
+The windows are those of `benchmarks.accuracy.held_out`, whose finished bursts are taken if they
+are there. All mixtures are fitted as the default is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.accuracy.bank import Bank, points, references
+from benchmarks.accuracy.errors import judge
+from benchmarks.accuracy.windows import of_kind, windows
+from benchmarks.machine import describe_machine, machine_line
+from edgewf.bundle import Bundle, write_text
+from edgewf.calibration import Point
+from edgewf.commands.explaining import ExplainingCommand
+from edgewf.engines.select import select_engine
+from edgewf.estimators import DEFAULT, scores_of
+from edgewf.estimators.fitted import Fitted
+from edgewf.estimators.stack import Stack
+from edgewf.report import burst_text
+
+KINDS = ("corruptions", "pairs", "few classes")
+OTHERS = (
+    "soft_agreement",
+    "weighted_flips",
+    "weighted_zero_step",
+    "average_confidence",
+    "nuclear_norm",
+    "nuclear_norm_tempered",
+    "cot_tempered",
+    "dispersion",
+)
+_FALLING = ("weighted_flips", "weighted_zero_step")
+
+
+def mixtures() -> list[tuple[str, ...]]:
+    """Return the scores of each mixture: all parts of the default, then it with another."""
+    default = scores_of(DEFAULT)
+    parts = [part for n in (3, 2, 1) for part in combinations(default, n)]
+    return parts + [(*default, other) for other in OTHERS]
+
+
+def fitted(keys: Sequence[str], calibration: Sequence[Point]) -> Fitted:
+    """Fit a mixture of scores as the default is fitted."""
+    x = [[p.scores[key] for key in keys] for p in calibration]
+    curve = Stack.fit(x, [p.accuracy for p in calibration], [p.shift for p in calibration])
+    return Fitted(" + ".join(keys), tuple(keys), curve)
+
+
+def rising(found: Sequence[Point]) -> list[Point]:
+    """Return the points with falling scores turned around; a mixture's lines never fall."""
+    return [
+        Point(
+            p.shift,
+            p.severity,
+            p.window,
+            p.accuracy,
+            {key: -value if key in _FALLING else value for key, value in p.scores.items()},
+        )
+        for p in found
+    ]
+
+
+@click.command(cls=ExplainingCommand)
+@click.option("--bundle", type=click.Path(path_type=Path), required=True)
+@click.option("--data", type=click.Path(path_type=Path), required=True)
+@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
+@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
+@click.option("--windows", "calibrations", type=int, default=1, help="To calibrate on.")
+@click.option("--engine", "engine_name", default="auto")
+@click.option("--steps", type=int)
+@click.option("--batch-size", type=int)
+@click.option("--window", type=int)
+def main(
+    bundle: Path,
+    data: Path,
+    output: Path,
+    work: Path,
+    calibrations: int,
+    engine_name: str,
+    **burst: object,
+) -> None:
+    """Print the table and write it as Markdown and JSON."""
+    loaded = Bundle.load(bundle)
+    settings = loaded.manifest.burst.with_changes(**burst)
+    engine = select_engine(engine_name, loaded, None).engine
+    bank = Bank(work / f"{loaded.manifest.model}_{data.name}", engine, settings)
+    chosen = windows(loaded, data, settings.window, calibrations)
+    seen = bank.look(of_kind(chosen, "calibration"), "calibration")
+    known = references(seen)
+    keys = sorted({key for mixture in mixtures() for key in mixture})
+    calibration = rising(points(seen, known, keys))
+    judged = {
+        kind: [
+            p
+            for p in rising(points(bank.look(of_kind(chosen, kind), kind), known, keys))
+            if p.severity > 0 or kind != "corruptions"
+        ]
+        for kind in KINDS
+    }
+    rows: list[dict[str, Any]] = []
+    for mixture in mixtures():
+        estimator = fitted(mixture, calibration)
+        assert isinstance(estimator.curve, Stack)
+        rows.append(
+            {"scores": mixture, "weights": estimator.curve.weights}
+            | {"unseen": estimator.curve.residual_std}
+            | {kind: judge(estimator, found, settings.window) for kind, found in judged.items()}
+        )
+    lines = [
+        f"# Parts of the default estimate: {loaded.manifest.model} on {data.name}",
+        "",
+        "Each row is a mixture of lines, fitted to the calibration as the default is, which is the "
+        "first row; weights in brackets. Error on unseen kinds: of calibration windows under a "
+        "kind of shift that the lines did not see, all that a choice may look at. The others are "
+        f"of windows that the calibration never saw, points of accuracy. Burst: "
+        f"{burst_text(settings)}. `python -m benchmarks.accuracy.ablation`; {machine_line()}.",
+        "",
+        "| scores | error on unseen kinds | MAE | bias | worst | "
+        + "".join(f"MAE, {kind} | " for kind in KINDS[1:]),
+        "|---|---:|---:|---:|---:|" + "---:|" * len(KINDS[1:]),
+        *map(_line, rows),
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    stem = output / f"ablation_{loaded.manifest.model}_{data.name}"
+    write_text(stem.with_suffix(".md"), "\n".join(lines) + "\n")
+    record = {"machine": describe_machine(), "settings": settings.to_json(), "rows": rows}
+    write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    click.echo("\n".join(lines))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Return a row as Markdown."""
+    named = zip(row["scores"], row["weights"], strict=True)
+    main = row["corruptions"]
+    return (
+        f"| {', '.join(f'{name} ({weight:.2f})' for name, weight in named)} | {row['unseen']:.2f} "
+        f"| {main['mae']:.2f} | {main['bias']:+.2f} | {main['worst']:+.1f} | "
+        + "".join(f"{row[kind]['mae']:.2f} | " for kind in KINDS[1:])
+    )
+
+
+if __name__ == "__main__":
+    main()
