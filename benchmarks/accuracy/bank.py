@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.accuracy.windows import Window
-from edgewf.burst import run_burst
+from edgewf.burst import Progress, run_burst
 from edgewf.calibration import Point
 from edgewf.dropout import DropoutInference
 from edgewf.engines import BurstRecord, Engine, Float32, Images, Predictions
@@ -46,6 +46,17 @@ class Seen:
         return float(100 * (self.record.deployed.label == self.window.labels).mean())
 
 
+def whole_burst(
+    engine: Engine,
+    images: Images,
+    settings: BurstSettings,
+    progress: Progress,
+    dropout: DropoutInference | None,
+) -> BurstRecord:
+    """Run a burst as the product does."""
+    return run_burst(engine, images, settings, progress, dropout).record
+
+
 class Bank:
     """Runs bursts, and keeps their logits below a folder.
 
@@ -54,6 +65,7 @@ class Bank:
         engine: the model.
         settings: of the bursts; each has a folder of its own.
         dropout: makes dropout inferences, too.
+        burst: makes the record of a window.
     """
 
     def __init__(
@@ -62,12 +74,13 @@ class Bank:
         engine: Engine,
         settings: BurstSettings,
         dropout: DropoutInference | None = None,
+        burst: Callable[..., BurstRecord] = whole_burst,
     ) -> None:
         text = json.dumps(settings.to_json(), sort_keys=True)
         self._folder = folder / hashlib.sha256(text.encode()).hexdigest()[:12]
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "settings.json").write_text(text)
-        self._engine, self._dropout = engine, dropout
+        self._engine, self._dropout, self._burst = engine, dropout, burst
         self.settings = settings
 
     def look(self, windows: Iterable[Window], doing: str) -> list[Seen]:
@@ -79,13 +92,13 @@ class Bank:
         if not kept.exists() or (self._dropout is not None and not _has_dropout(kept)):
             images = window.images()
             times = [time.perf_counter()]
-            record = run_burst(
+            record = self._burst(
                 self._engine,
                 images,
                 self.settings,
                 lambda *_: times.append(time.perf_counter()),
                 self._dropout,
-            ).record
+            )
             parts = self.settings.window // self.settings.batch_size
             before = 2 * parts if self._dropout is not None else parts
             # The pass for dropout inferences is no part of a burst's.
@@ -103,8 +116,8 @@ class Bank:
             tables = {name: found[name] for name in _TABLES}
             before, steps, after = found["seconds"].tolist()
             dropout = found["dropout"].astype(np.float32) if self._dropout is not None else None
-        predictions = [_predictions(tables[name]) for name in _TABLES]
-        record = BurstRecord(*predictions, (), 0.0, dropout)
+        before_and_after = [predictions(tables[name]) for name in _TABLES]
+        record = BurstRecord(*before_and_after, (), 0.0, dropout)
         return Seen(window, record, (before, steps, after))
 
 
@@ -116,10 +129,11 @@ def _has_dropout(kept: Path) -> bool:
 def deployed_predictions(engine: Engine, images: Images, batch: int) -> Predictions:
     """Return what the deployed network makes of N images, so many at a time."""
     parts = [engine.infer(images[i : i + batch]) for i in range(0, len(images), batch)]
-    return _predictions(np.concatenate(parts))
+    return predictions(np.concatenate(parts))
 
 
-def _predictions(logits: Float32) -> Predictions:
+def predictions(logits: Float32) -> Predictions:
+    """Return what logits [N, K] say."""
     return Predictions(top_labels(logits), confidence(logits), logits)
 
 
