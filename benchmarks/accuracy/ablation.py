@@ -120,15 +120,15 @@ def main(
     lines = [
         f"# Parts of the default estimate: {loaded.manifest.model} on {data.name}",
         "",
-        "Each row is a mixture of lines, fitted to the calibration as the default is, which is the "
-        "first row; weights in brackets. Error on unseen kinds: of calibration windows under a "
-        "kind of shift that the lines did not see, all that a choice may look at. The others are "
+        "Each row is a mixture of lines, fitted to the calibration as the default is. Error on "
+        "unseen kinds: of calibration windows under a kind of shift that the lines did not see, "
+        "all that a choice may look at. The others are "
         f"of windows that the calibration never saw, points of accuracy. Burst: "
         f"{burst_text(settings)}. `python -m benchmarks.accuracy.ablation`; {machine_line()}.",
         "",
-        "| scores | error on unseen kinds | MAE | bias | worst | "
+        "| mixture of | weights | error on unseen kinds | MAE | bias | worst | "
         + "".join(f"MAE, {kind} | " for kind in KINDS[1:]),
-        "|---|---:|---:|---:|---:|" + "---:|" * len(KINDS[1:]),
+        "|---|---|---:|---:|---:|---:|" + "---:|" * len(KINDS[1:]),
         *map(_line, rows),
     ]
     output.mkdir(parents=True, exist_ok=True)
@@ -141,13 +141,25 @@ def main(
 
 def _line(row: dict[str, Any]) -> str:
     """Return a row as Markdown."""
-    named = zip(row["scores"], row["weights"], strict=True)
+    used = zip(row["scores"], row["weights"], strict=True)
+    weights = ", ".join(f"{weight:.2f} {name}" for name, weight in used if weight > 0)
     main = row["corruptions"]
     return (
-        f"| {', '.join(f'{name} ({weight:.2f})' for name, weight in named)} | {row['unseen']:.2f} "
-        f"| {main['mae']:.2f} | {main['bias']:+.2f} | {main['worst']:+.1f} | "
+        f"| {_named(row['scores'])} | {weights} | {row['unseen']:.2f} | {main['mae']:.2f} "
+        f"| {main['bias']:+.2f} | {main['worst']:+.1f} | "
         + "".join(f"{row[kind]['mae']:.2f} | " for kind in KINDS[1:])
     )
+
+
+def _named(scores: Sequence[str]) -> str:
+    """Say what becomes of the default."""
+    default = scores_of(DEFAULT)
+    if len(scores) == 1:
+        return f"{scores[0]} alone"
+    added, missing = set(scores) - set(default), set(default) - set(scores)
+    if added or missing:
+        return f"the default {'with' if added else 'without'} {', '.join(added or missing)}"
+    return "the default"
 
 
 if __name__ == "__main__":
