@@ -164,6 +164,7 @@ class Monitor:
                 load,
                 on_estimate=self._on_estimate,
                 on_progress=self._announcer.progress,
+                cancel=lambda: self._estimator.engine.cancel(),
                 duty=DutyCycle(duty_cycle),
                 every=every,
                 thermostat=self._thermostat,
@@ -302,7 +303,7 @@ class Monitor:
             raise self._announcer.pipe_error
 
     def close(self) -> None:
-        """End the burst under way between two slices, then tell and close the listeners."""
+        """End the burst under way, then tell and close the listeners."""
         if self._closed:
             return
         self._closed = True

@@ -228,3 +228,26 @@ import edgewf.engines.openvino_cpu
 assert sys.modules["openvino_telemetry.utils.sender"] is sender
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", [OnnxRuntimeCPU, OpenVINOCPU])
+def test_a_call_under_way_can_be_cancelled_and_later_ones_are(
+    bundle: Bundle, window: Images, kind: type[HostEngine]
+) -> None:
+    engine = kind(bundle, threads=1)
+    engine.reset(tiny_settings())
+    asked: list[int] = []
+
+    def cancel_halfway(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        asked.append(len(logits))
+        other = threading.Thread(target=engine.cancel)
+        other.start()
+        other.join(60)
+        assert not other.is_alive()
+        return np.ones_like(logits)
+
+    with pytest.raises(Exception, match=r"(?i)terminate|cancel"):
+        engine.gradient(window[:BATCH], cancel_halfway)
+    assert asked == [BATCH]
+    with pytest.raises(Exception, match=r"(?i)terminate|told to stop"):
+        engine.record(window[:BATCH])

@@ -280,11 +280,13 @@ def bursts(
     limit: float | None = None,
     duty: float = 1.0,
     every: float = 0.0,
+    cancel: Callable[[], None] = lambda: None,
 ) -> Iterator[BurstThread]:
     thread = BurstThread(
         lambda: job,
         on_estimate=([] if told is None else told).append,
         on_progress=lambda step, steps: None,
+        cancel=cancel,
         duty=DutyCycle(duty),
         every=every,
         thermostat=Thermostat(Board(root), limit),
@@ -432,6 +434,22 @@ def test_a_lock_that_an_interrupt_left_held_does_not_block_the_end() -> None:
         assert not ending.is_alive()
 
 
+def test_closing_does_not_wait_for_a_slice_that_can_be_cancelled() -> None:
+    """Where others have the cores, a slice of a second would end in minutes."""
+    begun, cancelled = threading.Event(), threading.Event()
+
+    def slice_without_end(*_: Any, **__: Any) -> Estimate:
+        begun.set()
+        cancelled.wait()
+        raise RuntimeError("exiting, as told")
+
+    with bursts(slice_without_end, cancel=cancelled.set) as thread:
+        thread.hand_over(window, "test", 1.0)
+        assert begun.wait(60)
+    report = thread.report()
+    assert (report.done, report.failed, report.running) == (0, 0, None)
+
+
 def test_what_load_raises_reaches_the_caller() -> None:
     def load() -> Any:
         raise EdgewfError("no such engine")
@@ -440,6 +458,7 @@ def test_what_load_raises_reaches_the_caller() -> None:
         load,
         on_estimate=lambda _: None,
         on_progress=lambda _, __: None,
+        cancel=lambda: None,
         duty=DutyCycle(1.0),
         every=0.0,
         thermostat=Thermostat(Board(Path("/nowhere")), None),

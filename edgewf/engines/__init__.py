@@ -141,5 +141,11 @@ class Engine(Protocol):
     def features(self, images: Images) -> Features:
         """Return what the network makes of at most a batch now; waits, and changes nothing."""
 
+    def cancel(self) -> None:
+        """Let a call under way in another thread fail soon if it may take seconds; later ones, too.
+
+        It may miss a call that is just beginning, so ask again until that thread is done.
+        """
+
     def read(self) -> BurstRecord:
         """Return everything since `reset`."""

@@ -250,6 +250,10 @@ class DeviceEngine(ABC):
             self.gpu.wait()
         return Features(*(values.astype(np.float32) for values in found))
 
+    def cancel(self) -> None:
+        """Leave it: no call takes seconds on a GPU."""
+        return
+
     def read(self) -> BurstRecord:
         assert self._room is not None, "reset() starts a burst"
         with self.gpu.current("reading the burst"):

@@ -32,6 +32,7 @@ class OnnxRuntimeCPU(HostEngine):
         super().__init__(bundle)
         self._threads = threads or 0
         self._role = role
+        self._options = ort.RunOptions()
         self._infer = self._session("infer.onnx")
         self._probe = self._session("probe.onnx")
         self._forward = self._session("forward.onnx")
@@ -41,15 +42,19 @@ class OnnxRuntimeCPU(HostEngine):
         self._dlogits_type = np.float16 if inputs["dlogits"] == "tensor(float16)" else np.float32
 
     def infer(self, images: Images) -> Float32:
-        logits: Float32 = self._infer.run(["logits"], {"images": images})[0]
+        logits: Float32 = self._infer.run(["logits"], {"images": images}, self._options)[0]
         return logits
 
     def adapted_logits(self, images: Images) -> Float32:
-        logits: Float32 = self._probe.run(["logits"], self.feed(images))[0]
+        logits: Float32 = self._probe.run(["logits"], self.feed(images), self._options)[0]
         return logits
 
     def features(self, images: Images) -> Features:
-        return Features(*self._probe.run(["logits", "embedding"], self.feed(images)))
+        feed = self.feed(images)
+        return Features(*self._probe.run(["logits", "embedding"], feed, self._options))
+
+    def cancel(self) -> None:
+        self._options.terminate = True
 
     def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:
         logits, residuals = self._run_forward(images)
@@ -66,7 +71,7 @@ class OnnxRuntimeCPU(HostEngine):
         binding.bind_cpu_input("source_weight", self.source_weight)
         for name in ("logits", *self._residuals):
             binding.bind_output(name, "cpu")
-        self._forward.run_with_iobinding(binding)
+        self._forward.run_with_iobinding(binding, self._options)
         logits, *residuals = binding.get_outputs()
         return logits.numpy(), dict(zip(self._residuals, residuals, strict=True))
 
@@ -79,7 +84,7 @@ class OnnxRuntimeCPU(HostEngine):
         for name, value in residuals.items():
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("affine_grad", "cpu")
-        self._backward.run_with_iobinding(binding)
+        self._backward.run_with_iobinding(binding, self._options)
         gradient: Float32 = binding.get_outputs()[0].numpy()
         return gradient
 

@@ -62,6 +62,7 @@ class OpenVINOCPU(HostEngine):
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._compiled: OrderedDict[tuple[str, int], ov.InferRequest] = OrderedDict()
         self._dlogits: LogitsGradient | None = None
+        self._cancelled = False
 
     def reset(self, settings: BurstSettings) -> None:
         super().reset(settings)
@@ -77,6 +78,11 @@ class OpenVINOCPU(HostEngine):
     def features(self, images: Images) -> Features:
         return Features(*self._run("probe", self.feed(images), "logits", "embedding"))
 
+    def cancel(self) -> None:
+        self._cancelled = True
+        for request in tuple(self._compiled.values()):
+            request.cancel()
+
     def gradient(self, images: Images, dlogits: LogitsGradient) -> Float32:
         self._dlogits = dlogits
         return self._run("step", self.feed(images), "affine_grad")[0]
@@ -89,6 +95,8 @@ class OpenVINOCPU(HostEngine):
         request = self._request(graph, len(feed["images"]))
         for name, value in feed.items():
             request.set_tensor(name, ov.Tensor(np.ascontiguousarray(value)))
+        if self._cancelled:
+            raise EdgewfError("the engine was told to stop")
         # On a thread of OpenVINO's: Ctrl-C would else be raised inside `_ask`, and OpenVINO
         # swallows what its callbacks raise.
         request.start_async()

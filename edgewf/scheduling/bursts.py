@@ -27,6 +27,7 @@ from edgewf.stream import Window
 _HOT_S = 2.0  # between two looks at a hot device
 _FIRST_BACKOFF_S = 5.0
 _LONGEST_BACKOFF_S = 300.0
+_CANCEL_AGAIN_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class BurstThread:
         load: builds what makes an estimate; called in the thread, so that the threads of a
             runtime inherit its priority.
         on_estimate, on_progress: called in the thread.
+        cancel: lets a slice under way in the thread fail soon; called when it closes.
         duty: share of the time that bursts may take.
         every: seconds from the start of one burst to that of the next, at least.
         thermostat: says when to wait.
@@ -103,6 +105,7 @@ class BurstThread:
         *,
         on_estimate: Callable[[Estimate], None],
         on_progress: Callable[[int, int], None],
+        cancel: Callable[[], None],
         duty: DutyCycle,
         every: float,
         thermostat: Thermostat,
@@ -112,6 +115,7 @@ class BurstThread:
         self._load = load
         self._on_estimate = on_estimate
         self._on_progress = on_progress
+        self._cancel = cancel
         self._duty = duty
         self._every = every
         self._thermostat = thermostat
@@ -162,13 +166,15 @@ class BurstThread:
             )
 
     def close(self) -> None:
-        """End the burst under way at its next slice, and the thread."""
+        """End the burst under way, and the thread."""
         give_back(self._changed)
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
+        while self._thread.is_alive():
+            # A slice ends late where others have the cores, for it waits until nobody wants one.
+            self._cancel()
+            self._thread.join(_CANCEL_AGAIN_S)
 
     def report(self) -> Bursts:
         """Return how the bursts have gone."""
@@ -233,6 +239,8 @@ class BurstThread:
         # Runtimes raise classes of their own, all from Exception, and nothing of what a burst
         # may run into is a reason to leave the application without its monitor.
         except Exception as error:
+            if self._stop.is_set():
+                raise _StoppedError from error
             self._note_failure(error)
         else:
             self._seconds = time.monotonic() - began
