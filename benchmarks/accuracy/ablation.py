@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from benchmarks.accuracy import options
 from benchmarks.accuracy.bank import Bank, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
@@ -72,15 +73,15 @@ def rising(found: Sequence[Point]) -> list[Point]:
 
 
 @click.command(cls=ExplainingCommand)
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
-@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
-@click.option("--windows", "calibrations", type=int, default=1, help="To calibrate on.")
-@click.option("--engine", "engine_name", default="auto")
-@click.option("--steps", type=int)
-@click.option("--batch-size", type=int)
-@click.option("--window", type=int)
+@options.BUNDLE
+@options.DATA
+@options.OUTPUT
+@options.WORK
+@options.CALIBRATIONS
+@options.ENGINE
+@options.STEPS
+@options.BATCH_SIZE
+@options.WINDOW
 def main(
     bundle: Path,
     data: Path,

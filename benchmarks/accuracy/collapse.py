@@ -15,6 +15,7 @@ from typing import Any
 import click
 from rich.progress import track
 
+from benchmarks.accuracy import options
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
@@ -27,15 +28,15 @@ _KINDS = ("corruptions", "few classes")
 
 
 @click.command(cls=ExplainingCommand)
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option("--data", type=click.Path(path_type=Path), required=True)
+@options.BUNDLE
+@options.DATA
 @click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/phases")
 @click.option("--window", default=512, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--steps", multiple=True, type=int, default=(5,), help="May be repeated.")
 @click.option("--learning-rate", multiple=True, type=float, default=(0.005,), help="One a --steps.")
 @click.option("--severity", "severities", type=int, multiple=True, default=(0, 1, 2, 3, 4, 5))
-@click.option("--engine", "engine_name", default="auto")
+@options.ENGINE
 @click.option("--name", default="collapse", show_default=True, help="Of the result files.")
 def main(
     bundle: Path,

@@ -22,6 +22,7 @@ import click
 import numpy as np
 from rich.progress import track
 
+from benchmarks.accuracy import options
 from benchmarks.accuracy.bank import Bank, Seen, deployed_predictions, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.figure import draw, scatter
@@ -124,16 +125,16 @@ def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
 
 
 @click.command(cls=ExplainingCommand)
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
-@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
-@click.option("--windows", "calibrations", type=int, default=1, help="To calibrate on.")
+@options.BUNDLE
+@options.DATA
+@options.OUTPUT
+@options.WORK
+@options.CALIBRATIONS
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), default=KINDS)
-@click.option("--engine", "engine_name", default="auto")
-@click.option("--steps", type=int)
-@click.option("--batch-size", type=int)
-@click.option("--window", type=int)
+@options.ENGINE
+@options.STEPS
+@options.BATCH_SIZE
+@options.WINDOW
 @click.option("--source-samples", type=float)
 @click.option("--learning-rate", type=float)
 @click.option("--objective")

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.accuracy import options
 from benchmarks.accuracy.bank import Bank, points, predictions, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
@@ -79,15 +80,15 @@ def last_pass(
 
 
 @click.command(cls=ExplainingCommand)
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
-@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
-@click.option("--windows", "calibrations", type=int, default=1, help="To calibrate on.")
+@options.BUNDLE
+@options.DATA
+@options.OUTPUT
+@options.WORK
+@options.CALIBRATIONS
 @click.option("--engine", "engine_name", default="openvino", show_default=True)
 @click.option("--passes", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True)
-@click.option("--batch-size", type=int)
-@click.option("--window", type=int)
+@options.BATCH_SIZE
+@options.WINDOW
 def main(
     bundle: Path,
     data: Path,

@@ -17,6 +17,7 @@ import click
 import cv2
 from rich.progress import track
 
+from benchmarks.accuracy import options
 from benchmarks.accuracy.windows import CELLS, Cell, Window, of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
@@ -38,8 +39,8 @@ def _cell(context: click.Context, _: click.Parameter, names: tuple[str, ...]) ->
 
 
 @click.command(cls=ExplainingCommand)
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option("--data", type=click.Path(path_type=Path), required=True)
+@options.BUNDLE
+@options.DATA
 @click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/phases")
 @click.option("--cell", "cells", multiple=True, callback=_cell, help="May be repeated.")
 @click.option("--window", default=512, show_default=True)
@@ -48,7 +49,7 @@ def _cell(context: click.Context, _: click.Parameter, names: tuple[str, ...]) ->
 @click.option("--learning-rate", default=0.1, show_default=True)
 @click.option("--picture", "pictures", multiple=True, help="Of a cell; may be repeated.")
 @click.option("--images", type=click.Path(path_type=Path), help="Save the windows there.")
-@click.option("--engine", "engine_name", default="auto")
+@options.ENGINE
 def main(
     bundle: Path,
     data: Path,

@@ -17,6 +17,7 @@ import click
 import matplotlib
 import numpy as np
 
+from benchmarks.accuracy import options
 from benchmarks.accuracy.bank import Bank, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
@@ -50,17 +51,17 @@ def numbers(option: str, default: str) -> Any:
 
 
 @click.command(cls=ExplainingCommand)
-@click.option("--bundle", type=click.Path(path_type=Path), required=True)
-@click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
-@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
+@options.BUNDLE
+@options.DATA
+@options.OUTPUT
+@options.WORK
 @click.option("--calibration-frames", default=1024, show_default=True)
 @click.option("--severity", "severities", type=int, multiple=True, default=(1, 3, 5))
 @numbers("--steps", "0,1,2,5,10,30,100")
 @numbers("--learning-rate", "0.005")
 @numbers("--batch-size", "64")
 @numbers("--window", "512")
-@click.option("--engine", "engine_name", default="auto")
+@options.ENGINE
 @click.option("--name", default="short_bursts", help="Of the result files.")
 def main(
     bundle: Path,

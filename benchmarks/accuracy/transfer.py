@@ -17,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.accuracy import options
 from benchmarks.accuracy.bank import Bank, Seen, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
@@ -87,14 +88,14 @@ def abroad(found: Errors) -> float:
 
 @click.command(cls=ExplainingCommand)
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--output", type=click.Path(path_type=Path), default="benchmarks/results/accuracy")
-@click.option("--work", type=click.Path(path_type=Path), default="build/accuracy")
-@click.option("--windows", "calibrations", type=int, default=1, help="To calibrate on.")
-@click.option("--engine", "engine_name", default="auto")
-@click.option("--steps", type=int)
-@click.option("--batch-size", type=int)
-@click.option("--window", type=int)
+@options.DATA
+@options.OUTPUT
+@options.WORK
+@options.CALIBRATIONS
+@options.ENGINE
+@options.STEPS
+@options.BATCH_SIZE
+@options.WINDOW
 def main(
     bundles: tuple[Path, ...],
     data: Path,
