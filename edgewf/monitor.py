@@ -90,7 +90,8 @@ class Monitor:
             `edgewf.stream.WindowSampler`; with 1 none does.
         source_health: asks the source how it is doing; None, or one that answers None, leaves
             that to be judged by the frames that come.
-        duty_cycle: share of the time that bursts may take, above 0 and up to 1.
+        duty_cycle: share of the time that bursts may take, above 0 and up to 1; with 1 they do
+            not keep out of the way of predictions.
         every: seconds from the start of one burst to that of the next, at least. A drift of the
             confidence starts one earlier.
         max_temperature: degrees Celsius at which bursts wait; None for 5 below the point at
@@ -148,9 +149,11 @@ class Monitor:
         self._inferring = threading.Lock()
         self._thermostat = Thermostat(Board(), max_temperature)
         self._announcer = Announcer(listeners, self.health, HEALTH_S)
+        # Whoever gives bursts all of the time does not look for quick predictions meanwhile.
+        beside = inference and duty_cycle < 1
 
         def load() -> Estimator:
-            role = Role.BURSTS if inference else Role.ALONE
+            role = Role.BURSTS if beside else Role.ALONE
             selection = select_engine(engine, self._bundle, threads, role)
             selection.engine.reset(settings)  # now, because compiling would hold frames up
             self.engine = str(selection)
@@ -169,12 +172,10 @@ class Monitor:
                 every=every,
                 thermostat=self._thermostat,
             )
-            self._deployed = (
-                select_engine(engine, self._bundle, threads, Role.INFERENCE).engine
-                if inference
-                else None
-            )
-            if self._deployed is not None:
+            self._deployed = None
+            if inference:
+                role = Role.INFERENCE if beside else Role.ALONE
+                self._deployed = select_engine(engine, self._bundle, threads, role).engine
                 size = self._bundle.manifest.preprocessing.image_size
                 self._deployed.infer(np.zeros((1, size, size, 3), np.uint8))  # compiles the graph
             self._bursts.start()

@@ -75,6 +75,10 @@ def test_bursts_beside_inference_leave_it_the_workers_of_openvino(bundle: Bundle
         found: int = compiled.get_property("INFERENCE_NUM_THREADS")
         return found
 
+    for duty, expected in ((0.5, 1), (1.0, threads(Role.ALONE))):
+        with Monitor(bundle, engine="openvino", duty_cycle=duty) as monitor:
+            compiled = monitor._estimator.engine._request("infer", 1).get_compiled_model()
+            assert compiled.get_property("INFERENCE_NUM_THREADS") == expected
     assert threads(Role.BURSTS) == 1
     assert threads(Role.BURSTS, asked=2) == 2
     assert threads(Role.INFERENCE) == threads(Role.ALONE)
