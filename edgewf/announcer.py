@@ -101,9 +101,11 @@ class Announcer:
 
     def _run(self) -> None:
         told = Status(0, 0, 0, 0)
-        next_health = time.monotonic()
         try:
             self._tell("frame", told)
+            # Before any estimate: whoever reads one may ask a health probe next.
+            self._tell("health", self._health())
+            next_health = time.monotonic() + self._every
             while True:
                 with self._changed:
                     if not self._estimates and not self._closing:

@@ -95,6 +95,9 @@ def assemble(
     forward_cost, cost, plain_cost = (multiply_adds(m.graph) for m in (forward, backward, plain))
     if precision == "fp16":
         _retype(infer, forward, backward)
+        if classifier is not None:
+            to_half(classifier.graph, frozenset({"logits"}))
+            _finish(classifier, "classifier")
         for name, model in models.items():
             _finish(model, name)
     probe = forward.clone()

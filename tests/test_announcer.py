@@ -64,6 +64,17 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def test_health_is_told_before_the_first_estimate() -> None:
+    """Whoever reads an estimate may ask a health probe next."""
+    notes = Notes()
+    announcer = Announcer([notes], lambda: WELL, 1e6)
+    estimates(announcer, 1.0)
+    announcer.start()
+    announcer.wait()
+    announcer.close()
+    assert [x for x in notes.told if isinstance(x, (float, Health))][:2] == [WELL, 1.0]
+
+
 def test_estimates_reach_all_in_order_and_health_comes_first_and_last() -> None:
     notes = [Notes(), Notes()]
     with announcing(*notes) as announcer:

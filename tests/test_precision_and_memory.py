@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
+from edgewf.dropout import DropoutInference
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.engines.openvino_cpu import OpenVINOCPU
 from edgewf.export.exporter import export_bundle
@@ -71,6 +72,15 @@ def test_half_weights_take_half_the_space(plain: Bundle, half: Bundle) -> None:
     full = plain.manifest.files["weights.bin"]["bytes"]
     assert half.manifest.files["weights.bin"]["bytes"] < 0.51 * full
     assert half.manifest.residual_bytes < 0.51 * plain.manifest.residual_bytes
+
+
+def test_dropout_inferences_of_half_weights_are_those_of_whole_ones(
+    plain: Bundle, half: Bundle
+) -> None:
+    embedding = np.maximum(np.random.default_rng(0).normal(0, 1, (8, 1280)), 0).astype(np.float32)
+    whole, found = (DropoutInference(bundle)(embedding, seed=0) for bundle in (plain, half))
+    assert found.dtype == np.float32
+    assert 0 < relative(found, whole) < 2e-3
 
 
 def test_types_are_where_they_belong(half: Bundle) -> None:
