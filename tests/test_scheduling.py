@@ -273,9 +273,10 @@ class Job:
 
 @contextmanager
 def bursts(
-    job: Callable[..., Estimate],
+    job: Callable[..., Estimate] | None = None,
     told: list[Estimate] | None = None,
     *,
+    load: Callable[[], Any] | None = None,
     root: Path = Path("/nowhere"),
     limit: float | None = None,
     duty: float = 1.0,
@@ -283,7 +284,7 @@ def bursts(
     cancel: Callable[[], None] = lambda: None,
 ) -> Iterator[BurstThread]:
     thread = BurstThread(
-        lambda: job,
+        load or (lambda: job),
         on_estimate=([] if told is None else told).append,
         on_progress=lambda step, steps: None,
         cancel=cancel,
@@ -328,9 +329,21 @@ def test_the_newest_window_waits_while_a_burst_runs() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no priority of a thread")
 def test_a_burst_gives_way_to_everything_and_so_do_the_threads_it_starts() -> None:
     policies: list[int] = []
+    worker: list[int] = []
+    done = threading.Event()
 
     def note() -> None:
         policies.append(os.sched_getscheduler(threading.get_native_id()))
+
+    def work() -> None:
+        worker.append(threading.get_native_id())
+        done.wait()
+
+    def load() -> Callable[..., Estimate]:
+        note()  # somebody waits for this
+        threading.Thread(target=work).start()
+        until(lambda: bool(worker))
+        return job
 
     def job(*_: Any, time: float, **__: Any) -> Estimate:
         note()
@@ -339,10 +352,16 @@ def test_a_burst_gives_way_to_everything_and_so_do_the_threads_it_starts() -> No
         child.join()
         return replace(ESTIMATE, time=time)
 
-    with bursts(job) as thread:
+    other = threading.Thread(target=done.wait)
+    other.start()
+    with bursts(load=load) as thread:
         thread.hand_over(window, "test", 1.0)
         thread.wait()
-    assert policies == [os.SCHED_IDLE, os.SCHED_IDLE]
+        assert os.sched_getscheduler(worker[0]) == os.SCHED_IDLE
+        assert other.native_id is not None
+        assert os.sched_getscheduler(other.native_id) == os.SCHED_OTHER
+        done.set()
+    assert policies == [os.SCHED_OTHER, os.SCHED_IDLE, os.SCHED_IDLE]
     assert os.sched_getscheduler(threading.get_native_id()) != os.SCHED_IDLE
 
 

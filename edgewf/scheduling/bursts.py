@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +28,8 @@ _HOT_S = 2.0  # between two looks at a hot device
 _FIRST_BACKOFF_S = 5.0
 _LONGEST_BACKOFF_S = 300.0
 _CANCEL_AGAIN_S = 0.2
+_TASKS = Path("/proc/self/task")
+_NAME = "edgewf-bursts"  # Linux keeps 15 characters
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ class BurstThread:
 
     Args:
         load: builds what makes an estimate; called in the thread, so that the threads of a
-            runtime inherit its priority.
+            runtime are known as its own and get its priority once it has returned.
         on_estimate, on_progress: called in the thread.
         cancel: lets a slice under way in the thread fail soon; called when it closes.
         duty: share of the time that bursts may take.
@@ -129,7 +131,7 @@ class BurstThread:
         self._seconds: float | None = None
         self._began: float | None = None
         self._loaded: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, name="edgewf-bursts", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
 
     def start(self) -> None:
         """Start the thread and wait until its engine is loaded.
@@ -190,12 +192,14 @@ class BurstThread:
         )
 
     def _run(self) -> None:
-        _step_back()
+        _name_thread()
         try:
+            # At full priority: on a busy device it would else take minutes, and somebody waits.
             estimate = self._load()
         except BaseException as error:
             self._loaded.set_exception(error)
             return
+        _step_back()
         self._loaded.set_result(None)
         try:
             while True:
@@ -284,12 +288,22 @@ class BurstThread:
             self._changed.notify_all()
 
 
+def _name_thread() -> None:
+    """Give the calling thread a name that threads which it starts inherit, on Linux."""
+    if _TASKS.is_dir():
+        with suppress(OSError):
+            (_TASKS / str(threading.get_native_id()) / "comm").write_text(_NAME)
+
+
 def _step_back() -> None:
-    """Let the calling thread run only where nothing else wants to; Linux alone can tell threads so.
+    """Let the named threads run only where nothing else wants to; Linux alone can tell threads so.
 
     A thread that wakes up takes a core from SCHED_IDLE at once; from one that is merely nice it
-    takes its turn. See sched(7).
+    takes its turn. See sched(7). Threads that these start later inherit it.
     """
-    if sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+    if not _TASKS.is_dir():
+        return
+    for task in _TASKS.iterdir():
+        with suppress(OSError):  # a thread has ended, or a sandbox forbids it
+            if (task / "comm").read_text().strip() == _NAME:
+                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
