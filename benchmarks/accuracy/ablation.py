@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,7 @@ def fitted(keys: Sequence[str], calibration: Sequence[Point]) -> Fitted:
 def rising(found: Sequence[Point]) -> list[Point]:
     """Return the points with falling scores turned around; a mixture's lines never fall."""
     return [
-        Point(
-            p.shift,
-            p.severity,
-            p.window,
-            p.accuracy,
-            {key: -value if key in _FALLING else value for key, value in p.scores.items()},
-        )
+        replace(p, scores={k: -v if k in _FALLING else v for k, v in p.scores.items()})
         for p in found
     ]
 
