@@ -11,7 +11,7 @@ PACKAGES = ("edgewf", "numpy", "onnxruntime", "openvino", "opencv-python", "torc
 
 
 def describe_machine() -> dict[str, str]:
-    """Return processor, cores, memory, system and versions."""
+    """Return processor, cores that this process may use, memory, system and versions."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -21,7 +21,7 @@ def describe_machine() -> dict[str, str]:
     found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     return {
         "cpu": cpu,
-        "cores": str(os.cpu_count()),
+        "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{pages / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}",
         **found,
@@ -32,4 +32,5 @@ def machine_line() -> str:
     """Return the description in one line of Markdown."""
     facts = describe_machine()
     versions = ", ".join(f"{k} {facts[k]}" for k in ("python", *PACKAGES))
-    return f"{facts['cpu']}, {facts['cores']} cores, {facts['memory']}; {versions}"
+    cores = "1 core" if facts["cores"] == "1" else f"{facts['cores']} cores"
+    return f"{facts['cpu']}, {cores}, {facts['memory']}; {versions}"

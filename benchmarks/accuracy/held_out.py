@@ -32,6 +32,7 @@ from benchmarks.accuracy.flagged import table as flag_table
 from benchmarks.accuracy.windows import (
     CELLS,
     CORRUPTIONS,
+    Cell,
     Source,
     of_kind,
     shifted,
@@ -50,6 +51,7 @@ from edgewf.estimators import DEFAULT, QUADRATICS, STACKS, TEMPERED, scores_of
 from edgewf.estimators.fitted import Fitted
 from edgewf.estimators.table import References, evaluate
 from edgewf.report import burst_text
+from edgewf.shifts import SEVERITIES
 
 KINDS = ("corruptions", "pairs", "few classes")
 NAMES = (*STACKS, *(name + suffix for suffix in ("", TEMPERED) for name in QUADRATICS))
@@ -57,16 +59,16 @@ _TIMED = 5  # windows
 
 
 def stream_accuracy(
-    engine: Engine, source: Source, frames: int, batch: int, kept: Path
+    engine: Engine, source: Source, cells: Sequence[Cell], frames: int, batch: int, kept: Path
 ) -> list[float] | None:
-    """Return the accuracy on all images of the judged half in every cell, percent.
+    """Return the accuracy on all images of the judged half in each cell, percent.
 
     None if there are fewer than twice as many as in a window, which would be half of them.
     """
     if len(source.labels) < 2 * frames:
         return None
     known: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
-    for cell in track(CELLS, "streams"):
+    for cell in track(cells, "streams"):
         name = f"{cell[0]} {cell[1]}"
         if name in known:
             continue
@@ -74,7 +76,7 @@ def stream_accuracy(
         right = deployed_predictions(engine, images, batch).label == source.labels
         known[name] = float(100 * right.mean())
         write_text(kept, json.dumps(known))
-    return [known[f"{name} {severity}"] for name, severity in CELLS]
+    return [known[f"{name} {severity}"] for name, severity in cells]
 
 
 def seconds_of(
@@ -131,6 +133,7 @@ def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
 @options.WORK
 @options.CALIBRATIONS
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), default=KINDS)
+@click.option("--severity", "severities", type=int, multiple=True, default=SEVERITIES)
 @options.ENGINE
 @options.STEPS
 @options.BATCH_SIZE
@@ -147,10 +150,12 @@ def main(
     name: str,
     calibrations: int,
     kinds: tuple[str, ...],
+    severities: tuple[int, ...],
     engine_name: str,
     **burst: object,
 ) -> None:
     """Print the table and write it as Markdown, JSON, CSV and pictures."""
+    kinds = tuple(kind for kind in KINDS if kind == "corruptions" or kind in kinds)
     loaded = Bundle.load(bundle)
     settings = loaded.manifest.burst.with_changes(**burst)
     engine = select_engine(engine_name, loaded, None).engine
@@ -161,11 +166,16 @@ def main(
     calibration = bank.look(of_kind(chosen, "calibration"), "calibration")
     known = references(calibration)
     fitted_to = points(calibration, known)
-    seen = {kind: bank.look(of_kind(chosen, kind), kind) for kind in kinds}
+    seen = {
+        kind: bank.look((x for x in of_kind(chosen, kind) if x.cell[1] in (0, *severities)), kind)
+        for kind in kinds
+    }
     summed = {kind: points(found, known) for kind, found in seen.items()}
     clean = [p for p in summed["corruptions"] if p.severity == 0]
     judged = {**summed, "corruptions": [p for p in summed["corruptions"] if p.severity > 0]}
-    streams = stream_accuracy(engine, stream(loaded, data), frames, batch, folder / "streams.json")
+    cells = [cell for cell in CELLS if cell[1] in severities]
+    half = stream(loaded, data)
+    streams = stream_accuracy(engine, half, cells, frames, batch, folder / "streams.json")
     images = chosen[-1].source.images()
     begin = time.perf_counter()
     for i in range(0, frames, batch):
@@ -198,8 +208,8 @@ def main(
     head = (
         f"{loaded.manifest.model} on {data.name}: calibrated on {calibrations * frames} images "
         f"({len(fitted_to)} points), judged on {frames} others under the {len(CORRUPTIONS)} "
-        f"corruptions of ImageNet-C x 5 severities (true accuracy {min(truth):.1f} to "
-        f"{max(truth):.1f} %)"
+        f"corruptions of ImageNet-C at severities {', '.join(map(str, severities))} (true "
+        f"accuracy {min(truth):.1f} to {max(truth):.1f} %)"
     )
     if "pairs" in kinds:
         head += f", {len(judged['pairs'])} pairs of them"

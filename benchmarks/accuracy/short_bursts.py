@@ -1,15 +1,19 @@
 """How few steps suffice: the error of estimates against steps, learning rate, batch and window.
 
-    python -m benchmarks.accuracy.short_bursts --bundle BUNDLE --data DIR --steps 0,1,2,5,10,30
+    python -m benchmarks.accuracy.short_bursts --bundle BUNDLE --data DIR --window 512 \
+        --batch-size 64
 
-Every setting is calibrated as it is used. Finished bursts are kept, as in
-`benchmarks.accuracy.held_out`.
+One setting varies at a time. Unless it is the steps that vary, a burst goes through its window
+once, whatever window and batch are. Every setting is calibrated as it is used. Scores of the
+deployed network alone are fitted to and judged on the same windows, beside the time that their one
+inference pass takes. Finished bursts are kept, as in `benchmarks.accuracy.held_out`.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +29,57 @@ from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import fit_points
 from edgewf.commands.explaining import ExplainingCommand
+from edgewf.engines import Engine, Images
 from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT
 from edgewf.settings import BurstSettings
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
-NAMES = (DEFAULT, "weighted-flips", "soft-agreement-tempered", "weighted-flips-batch")
-BASELINES = ("nuclear-norm", "nuclear-norm-tempered", "atc-confidence", "cot")
+NAMES = (DEFAULT, "soft-agreement-tempered", "weighted-flips", "weighted-flips-batch")
+BASELINES = ("nuclear-norm", "nuclear-norm-tempered", "cot", "atc-confidence")
+VARIED: dict[str, tuple[float, ...]] = {
+    "steps": (0, 1, 2, 4, 8, 30, 100),
+    "learning_rate": (0.0005, 0.002, 0.005, 0.02, 0.05),
+    "batch_size": (8, 16, 32, 64, 128),
+    "window": (64, 128, 256, 512, 1024),
+}
+_TIMED = 3  # inference passes
+
+Row = dict[str, Any]
 
 
-class _Numbers(click.ParamType):
-    """Numbers between commas."""
+class _Varied(click.ParamType):
+    """A setting and its values."""
 
-    name = "N,N,..."
+    name = "SETTING=N,N,..."
 
-    def convert(self, value: Any, *_: Any) -> tuple[float, ...]:
-        return tuple(float(x) for x in value.split(","))
+    def convert(self, value: Any, *_: Any) -> tuple[str, tuple[float, ...]]:
+        setting, _, numbers = value.partition("=")
+        if setting not in VARIED:
+            self.fail(f"{setting!r} is none of {', '.join(VARIED)}")
+        kind = float if setting == "learning_rate" else int
+        try:
+            return setting, tuple(kind(x) for x in numbers.split(","))
+        except ValueError:
+            self.fail(f"{numbers!r} are not numbers between commas")
 
 
-def numbers(option: str, default: str) -> Any:
-    """Return a click option of numbers between commas."""
-    return click.option(option, type=_Numbers(), default=default, show_default=True)
+def one_pass(settings: BurstSettings, **changes: Any) -> BurstSettings:
+    """Return settings with changes, and the steps that go through the window once."""
+    changed = settings.with_changes(**changes)
+    return changed.with_changes(steps=changed.window // changed.batch_size)
+
+
+def varied(start: BurstSettings, setting: str, value: float) -> BurstSettings:
+    """Return settings with one changed; a window smaller than the batch is one batch."""
+    if setting == "steps":
+        return start.with_changes(steps=value)
+    if setting == "window":
+        return one_pass(start, window=value, batch_size=min(start.batch_size, int(value)))
+    return one_pass(start, **{setting: value})
 
 
 @click.command(cls=ExplainingCommand)
@@ -55,12 +87,11 @@ def numbers(option: str, default: str) -> Any:
 @options.DATA
 @options.OUTPUT
 @options.WORK
-@click.option("--calibration-frames", default=1024, show_default=True)
+@click.option("--calibration-frames", default=512, show_default=True)
 @click.option("--severity", "severities", type=int, multiple=True, default=(1, 3, 5))
-@numbers("--steps", "0,1,2,5,10,30,100")
-@numbers("--learning-rate", "0.005")
-@numbers("--batch-size", "64")
-@numbers("--window", "512")
+@click.option("--vary", type=_Varied(), multiple=True, help="In place of all four.")
+@options.BATCH_SIZE
+@options.WINDOW
 @options.ENGINE
 @click.option("--name", default="short_bursts", help="Of the result files.")
 def main(
@@ -70,95 +101,150 @@ def main(
     work: Path,
     calibration_frames: int,
     severities: tuple[int, ...],
-    steps: tuple[float, ...],
-    learning_rate: tuple[float, ...],
-    batch_size: tuple[float, ...],
-    window: tuple[float, ...],
+    vary: tuple[tuple[str, tuple[float, ...]], ...],
     engine_name: str,
     name: str,
+    **burst: object,
 ) -> None:
-    """Print a table of all combinations and write it as Markdown, JSON and a picture."""
+    """Print a table of each setting that varies; write them as Markdown, JSON and a picture."""
     loaded = Bundle.load(bundle)
     engine = select_engine(engine_name, loaded, None).engine
     folder = work / f"{loaded.manifest.model}_{data.name}"
-    rows = []
-    for frames, batch, rate, count in itertools.product(window, batch_size, learning_rate, steps):
-        settings = loaded.manifest.burst.with_changes(
-            window=int(frames), batch_size=int(batch), learning_rate=rate, steps=int(count)
-        )
-        rows.append(
-            _row(loaded, data, Bank(folder, engine, settings), calibration_frames, severities)
-        )
-    names = (*NAMES, *BASELINES)
+    start = one_pass(loaded.manifest.burst, **burst)
+    tables: dict[str, list[Row]] = {}
+    for setting, values in dict(vary or VARIED.items()).items():
+        tables[setting] = []
+        for value in values:
+            bank = Bank(folder, engine, varied(start, setting, value))
+            doing = f"{setting} {value:g}"
+            row = _row(loaded, engine, data, bank, calibration_frames, severities, doing)
+            tables[setting].append({"value": value, **row})
     lines = [
         f"# How few steps suffice: {loaded.manifest.model} on {data.name}",
         "",
-        f"Mean absolute error in points under the 15 corruptions of ImageNet-C at severities "
-        f"{', '.join(map(str, severities))}; calibrated on {calibration_frames} images, each "
-        f"setting by itself. `python -m benchmarks.accuracy.short_bursts`; {machine_line()}.",
-        "",
-        f"| window | batch | learning rate | steps | seconds | {' | '.join(names)} |",
-        "|---:|---:|---:|---:|---:|" + "---:|" * len(names),
+        "Mean absolute error in points under the 15 corruptions of ImageNet-C at severities "
+        f"{', '.join(map(str, severities))}; calibrated on {calibration_frames} images (a window, "
+        f"if that is more), each setting by itself. Where they do not vary: windows of "
+        f"{start.window}, batches of {start.batch_size}, learning rate {start.learning_rate:g}, "
+        "and as many steps as go through the window once. Seconds: of a burst with the labels "
+        f"before and after / of inference alone, which {', '.join(BASELINES)} need. "
+        f"`python -m benchmarks.accuracy.short_bursts`; engine {engine.name}, {machine_line()}.",
     ]
-    for row in rows:
-        s = row["settings"]
-        errors = " | ".join(f"{row['mae'][x]:.2f}" for x in names)
-        lines.append(
-            f"| {s['window']} | {s['batch_size']} | {s['learning_rate']:g} | {s['steps']} "
-            f"| {row['seconds']:.2f} | {errors} |"
-        )
+    for setting, rows in tables.items():
+        lines += ["", *_table(setting, rows)]
     output.mkdir(parents=True, exist_ok=True)
     stem = output / f"{name}_{loaded.manifest.model}_{data.name}"
     write_text(stem.with_suffix(".md"), "\n".join(lines) + "\n")
-    write_text(
-        stem.with_suffix(".json"),
-        json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n",
-    )
-    _draw(rows, stem.with_suffix(".png"))
+    record = {"machine": describe_machine(), "start": start.to_json(), "tables": tables}
+    write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    _draw(tables, stem.with_suffix(".png"))
     click.echo("\n".join(lines))
 
 
 def _row(
-    bundle: Bundle, data: Path, bank: Bank, calibration_frames: int, severities: tuple[int, ...]
-) -> dict[str, Any]:
-    settings: BurstSettings = bank.settings
+    bundle: Bundle,
+    engine: Engine,
+    data: Path,
+    bank: Bank,
+    calibration_frames: int,
+    severities: tuple[int, ...],
+    doing: str,
+) -> Row:
+    settings = bank.settings
     count = max(1, calibration_frames // settings.window)
     chosen = windows(bundle, data, settings.window, count)
-    doing = f"{settings.window}/{settings.batch_size}, {settings.steps} steps"
     calibration = bank.look(of_kind(chosen, "calibration"), doing)
     known = references(calibration)
-    judged = bank.look(
-        (x for x in of_kind(chosen, "corruptions") if x.cell[1] in severities), doing
-    )
+    shifts = [x for x in of_kind(chosen, "corruptions") if x.cell[1] in severities]
+    judged = bank.look(shifts, doing)
     fitted_to, found = points(calibration, known), points(judged, known)
     mae = {
         name: judge(fit_points(name, fitted_to), found, settings.window)["mae"]
         for name in (*NAMES, *BASELINES)
     }
-    seconds = float(np.median([sum(x.seconds) for x in judged]))
-    return {"settings": settings.to_json(), "seconds": seconds, "mae": mae}
+    return {
+        "settings": settings.to_json(),
+        "seconds": float(np.median([sum(x.seconds) for x in judged])),
+        "inference": _inference(engine, shifts[0].source.images(), settings.batch_size),
+        "mae": mae,
+    }
 
 
-def _draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Plot errors against what a burst takes, with the best baseline; write a PNG."""
-    figure, axes = plt.subplots(figsize=(6, 3.6), dpi=120, layout="constrained")
-    for name in NAMES:
-        axes.plot(
-            [row["seconds"] for row in rows],
-            [row["mae"][name] for row in rows],
-            "o-",
-            ms=4,
-            label=name,
+def _inference(engine: Engine, images: Images, batch: int) -> float:
+    """Return what the deployed network's pass over a window takes, seconds."""
+    found = []
+    for _ in range(_TIMED):
+        begin = time.perf_counter()
+        for i in range(0, len(images), batch):
+            engine.infer(images[i : i + batch])
+        found.append(time.perf_counter() - begin)
+    return float(np.median(found))
+
+
+def _table(setting: str, rows: Iterable[Row]) -> list[str]:
+    names = (*NAMES, *BASELINES)
+    lines = [
+        f"| {setting.replace('_', ' ')} | steps | seconds | {' | '.join(names)} |",
+        "|---:|---:|---:|" + "---:|" * len(names),
+    ]
+    for row in rows:
+        errors = " | ".join(f"{row['mae'][x]:.2f}" for x in names)
+        lines.append(
+            f"| {row['value']:g} | {row['settings']['steps']} | {row['seconds']:.2f} / "
+            f"{row['inference']:.2f} | {errors} |"
         )
-    best = min(BASELINES, key=lambda name: np.mean([row["mae"][name] for row in rows]))
-    level = float(np.mean([row["mae"][best] for row in rows]))
-    axes.axhline(level, color="grey", ls="--", lw=1, label=f"{best}, no burst")
-    axes.set(xlabel="seconds a burst", ylabel="mean absolute error (points)", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    return lines
+
+
+def _draw(tables: dict[str, list[Row]], path: Path) -> None:
+    """Plot the error against each setting, and against what an estimate takes; write a PNG."""
+    costs = "window" in tables
+    count = len(tables) + costs
+    figure, grid = plt.subplots(
+        1,
+        count,
+        figsize=(3 * count, 3.2),
+        dpi=120,
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    panels = iter(grid[0])
+    for setting, rows in tables.items():
+        axes = next(panels)
+        for name in (*NAMES, *BASELINES):
+            _line(axes, name, [row["value"] for row in rows], rows)
+        if setting == "steps":
+            axes.set_xscale("symlog", linthresh=1)
+        else:
+            axes.set_xscale("log", base=10 if setting == "learning_rate" else 2)
+        axes.set_xlabel(setting.replace("_", " "))
+    if costs:
+        axes, rows = next(panels), tables["window"]
+        for name in (*NAMES, *BASELINES):
+            key = "inference" if name in BASELINES else "seconds"
+            _line(axes, name, [row[key] for row in rows], rows)
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds an estimate, as the window varies")
+    best = max(min(row["mae"][x] for x in BASELINES) for rows in tables.values() for row in rows)
+    grid[0][0].set(ylabel="mean absolute error (points)", ylim=(0, 3 * best))
+    for axes in grid[0]:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(),
+        frameon=False,
+        fontsize=8,
+        loc="outside lower left",
+        ncols=4,
+    )
     figure.savefig(path)
     plt.close(figure)
+
+
+def _line(axes: Axes, name: str, x: list[float], rows: list[Row]) -> None:
+    style = "--" if name in BASELINES else "o-"
+    axes.plot(x, [row["mae"][name] for row in rows], style, ms=4, lw=1, label=name)
 
 
 if __name__ == "__main__":
