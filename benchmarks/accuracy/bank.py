@@ -18,6 +18,7 @@ from edgewf.burst import Progress, run_burst
 from edgewf.calibration import Point
 from edgewf.dropout import DropoutInference
 from edgewf.engines import BurstRecord, Engine, Float32, Images, Predictions
+from edgewf.errors import EdgewfError
 from edgewf.estimators.rows import confidence
 from edgewf.estimators.table import References, evaluate, keys_of
 from edgewf.kernels.reference import labels as top_labels
@@ -112,7 +113,7 @@ class Bank:
             os.replace(part, kept)
         with np.load(kept) as found:
             if not np.array_equal(found["labels"], window.labels):
-                raise SystemExit(f"{kept} is of other images: delete {self._folder}")
+                raise EdgewfError(f"{kept} is of other images: delete {self._folder}")
             tables = {name: found[name] for name in _TABLES}
             before, steps, after = found["seconds"].tolist()
             dropout = found["dropout"].astype(np.float32) if self._dropout is not None else None

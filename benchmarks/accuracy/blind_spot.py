@@ -23,8 +23,8 @@ import click
 
 from edgewf.bundle import write_text
 from edgewf.commands.explaining import ExplainingCommand
+from edgewf.estimators.interval import Z90
 
-Z90 = 1.645  # of a 90 % interval
 LOW = 20.0  # percent, below which a network is of no use
 
 

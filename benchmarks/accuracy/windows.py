@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgewf.bundle import Bundle
 from edgewf.engines import Images
+from edgewf.errors import EdgewfError
 from edgewf.images import labelled_images, read_image
 from edgewf.shifts import SEVERITIES, SHIFTS, calibration_shifts, shift
 
@@ -106,13 +107,13 @@ def windows(bundle: Bundle, data: Path, frames: int, calibrations: int) -> list[
     """Return all windows of `frames` images each; `calibrations` of them to be shifted and fitted.
 
     Raises:
-        SystemExit: half of the images are too few for that.
+        EdgewfError: half of the images are too few for that.
     """
     images = labelled_images(data, bundle.labels)
     order = np.random.default_rng(0).permutation(len(images))
     first, second = ([images[i] for i in part] for part in np.split(order, [len(order) // 2]))
     if len(first) < calibrations * frames:
-        raise SystemExit(
+        raise EdgewfError(
             f"{data}: half of its {len(order)} images are fewer than {calibrations} windows of "
             f"{frames}"
         )

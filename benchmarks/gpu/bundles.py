@@ -15,9 +15,10 @@ import click
 import numpy as np
 
 from benchmarks.gpu.stages import BUNDLES, FP16, PICTURES
+from edgewf.commands.explaining import ExplainingCommand
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.argument("folder", type=click.Path(path_type=Path))
 def main(folder: Path) -> None:
     """Export each bundle into FOLDER; one that is there stays."""

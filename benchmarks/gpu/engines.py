@@ -23,6 +23,7 @@ from benchmarks.gpu.stages import FP16, MODELS, PICTURES, Record
 from benchmarks.pictures import pieces
 from edgewf.bundle import GRAPHS, MANIFEST, Bundle
 from edgewf.burst import Burst, run_burst
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Images
 from edgewf.engines.device import DeviceEngine
 from edgewf.engines.gpu import Gpu
@@ -289,7 +290,7 @@ CHECKS: dict[str, Callable[[str, Bundle], Iterator[Record]]] = {
 }
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.argument("check", type=click.Choice(list(CHECKS)))
 @click.argument("engine")
 @click.argument("bundle", type=click.Path(path_type=Path))

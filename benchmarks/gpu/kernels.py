@@ -24,6 +24,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.cuda_devices import cuda_driver
 from edgewf.errors import EdgewfError
 from edgewf.kernels import layout, reference
@@ -464,7 +465,7 @@ def run(name: str) -> Record:
         return {"check": name, "skipped": str(error)}
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--only", type=click.Choice(list(CHECKS)), help="Run one check.")
 @click.option("--quick", is_flag=True, help="Correctness on a few sizes.")
 def main(only: str | None, quick: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from benchmarks.gpu.engines import BATCHES, REPEATS
+from edgewf.commands.explaining import ExplainingCommand
 
 WARM_UP = 5
 SIDE = 224  # of all three models
@@ -66,7 +67,7 @@ def seconds(step: Callable[[Any], None], images: Any) -> float:
     return statistics.median(times)
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.argument("model")
 def main(model: str) -> None:
     """Time MODEL on random frames."""

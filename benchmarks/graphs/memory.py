@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.graphs.networks import build, bundle
 from benchmarks.machine import describe_machine, machine_line
+from edgewf.commands.explaining import ExplainingCommand
 
 MODELS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0", "densenet121")
 MIB = 2**20
@@ -85,7 +86,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--models", multiple=True, default=MODELS, show_default=True)
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("benchmarks/results/graphs")

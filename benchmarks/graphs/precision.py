@@ -21,8 +21,10 @@ from benchmarks.graphs.networks import bundle, entropy_gradient
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle
 from edgewf.burst import run_burst
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Images
 from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
+from edgewf.errors import EdgewfError
 from edgewf.flips import count_flips
 from edgewf.images import image_files, read_image
 from edgewf.shifts import shift
@@ -35,7 +37,7 @@ def window(of: Bundle, data: Path) -> Images:
     paths = image_files(data)
     size = of.manifest.burst.window
     if len(paths) < size:
-        raise SystemExit(f"{data}: {len(paths)} images, a window has {size}")
+        raise EdgewfError(f"{data}: {len(paths)} images, a window has {size}")
     chosen = np.random.default_rng(0).permutation(len(paths))[:size]
     return np.stack([of.manifest.preprocessing(read_image(paths[i])) for i in chosen])
 
@@ -91,7 +93,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--models", multiple=True, default=("efficientnet_lite0",), show_default=True)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option(

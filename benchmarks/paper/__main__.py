@@ -8,7 +8,6 @@ docs/paper.md has the layouts. Finished cells are kept, so an interrupted run go
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,12 +33,13 @@ from benchmarks.paper.splits import Cell, Split, chosen_splits
 from benchmarks.paper.table import rows, summary, table
 from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import Calibration
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.select import select_engine
 from edgewf.errors import EdgewfError
 from edgewf.estimation import Estimator
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.argument("root", metavar="DATA_ROOT", type=click.Path(path_type=Path))
 @click.option("--model", default=MODEL, show_default=True, help="Exported if there is no --bundle.")
 @click.option("--weights", metavar="FILE", help="Of --model; for resnet50 torchvision's first.")
@@ -106,7 +106,7 @@ def main(
     if calibration is not None:
         estimator = Estimator(loaded, selection.engine, calibration, calibration.settings)
     found = []
-    with _progress(console, len(cells)) as on:
+    with _kept(), _progress(console, len(cells)) as on:
         for split, cell in cells:
             done = results.get(split.name, cell.name)
             if done is None:
@@ -170,6 +170,15 @@ def _exported(model: str, weights: str | None, output: Path) -> Path:
 
 
 @contextmanager
+def _kept() -> Iterator[None]:
+    """Have an interruption say that finished cells are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("finished cells are kept") from None
+
+
+@contextmanager
 def _progress(console: Console, total: int) -> Iterator[Callable[[Split, Cell], Tick]]:
     """Show the cells, and what is done in the one under way."""
     columns = (
@@ -195,19 +204,5 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[Split, Cell], 
         yield on
 
 
-def run() -> int:
-    """Run the command line; errors that name their fix end it with status 2."""
-    try:
-        main.main(standalone_mode=False)
-    except (EdgewfError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else error
-        click.echo(f"error: {message}", err=True)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: finished cells are kept", err=True)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    main()

@@ -24,6 +24,7 @@ from rich.progress import track
 
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import GRAPHS, Bundle, write_text
+from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.tensorrt_builder import Batches, PlanBuilder, check_bundle
 from edgewf.export.exporter import export_bundle
 from edgewf.export.sources.registry import load_source
@@ -119,7 +120,7 @@ def write(rows: list[Row], output: Path) -> None:
     )
 
 
-@click.command()
+@click.command(cls=ExplainingCommand)
 @click.option("--models", multiple=True, default=MODELS, show_default=True)
 @click.option(
     "--precision",

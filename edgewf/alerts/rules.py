@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from edgewf.cusum import Cusum, Reference
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
+from edgewf.estimators.interval import Z90
 from edgewf.health import Health
 
 HYSTERESIS = 2.0
@@ -24,8 +25,6 @@ TOLERANCE = 0.5
 THRESHOLD = 8.0
 LARGEST = 4.0
 
-# The half width of a normal 90 % interval.
-_Z90 = 1.645
 # Percentage points; estimates that are all alike would make any change infinitely large.
 _LEAST_SPREAD = 1.0
 
@@ -133,7 +132,7 @@ class AlertOnChange(Rule):
             self._reference.add(accuracy)
             return
         # Intervals end at 0 and 100; the longer side says how sure the estimate is.
-        own = max(accuracy - interval[0], interval[1] - accuracy) / _Z90
+        own = max(accuracy - interval[0], interval[1] - accuracy) / Z90
         spread = max(_LEAST_SPREAD, self._reference.spread, own)
         shortfall = (self._reference.mean - accuracy) / spread
         total = self._cusum.update(max(-LARGEST, min(LARGEST, shortfall)), THRESHOLD)

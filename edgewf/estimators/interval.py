@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-_Z90 = 1.6448536269514722  # standard normal quantile at 95 %
+Z90 = 1.6448536269514722
+"""The half width of a 90 % interval in standard deviations of a normal error."""
 
 
 def chance(accuracies: ArrayLike) -> float:
@@ -46,5 +47,5 @@ def interval(
     """
     curve = max(spread**2 - chance / frames, 0.0)
     variance = curve + estimate * (100 - estimate) / (frames if effective is None else effective)
-    half = _Z90 * (1 + (_Z90**2 + 1) / (4 * freedom)) * math.sqrt(variance)
+    half = Z90 * (1 + (Z90**2 + 1) / (4 * freedom)) * math.sqrt(variance)
     return max(0.0, estimate - half), min(100.0, estimate + half)
