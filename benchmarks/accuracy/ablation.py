@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, points, references
+from benchmarks.accuracy.bank import Bank, Seen, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
@@ -29,6 +29,7 @@ from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT, scores_of
 from edgewf.estimators.fitted import Fitted
 from edgewf.estimators.stack import Stack
+from edgewf.estimators.table import References, evaluate
 from edgewf.report import burst_text
 
 KINDS = ("corruptions", "pairs", "few classes")
@@ -42,14 +43,16 @@ OTHERS = (
     "cot_tempered",
     "dispersion",
 )
+NO_STEPS = "soft_agreement_tempered_before_the_steps"
 _FALLING = ("weighted_flips", "weighted_zero_step")
 
 
 def mixtures() -> list[tuple[str, ...]]:
-    """Return the scores of each mixture: all parts of the default, then it with another."""
+    """Return the scores of each mixture: parts of the default, it without steps, with another."""
     default = scores_of(DEFAULT)
     parts = [part for n in (3, 2, 1) for part in combinations(default, n)]
-    return parts + [(*default, other) for other in OTHERS]
+    still = tuple(NO_STEPS if key == "soft_agreement_tempered" else key for key in default)
+    return [*parts, still, (NO_STEPS,), *((*default, other) for other in OTHERS)]
 
 
 def fitted(keys: Sequence[str], calibration: Sequence[Point]) -> Fitted:
@@ -59,12 +62,19 @@ def fitted(keys: Sequence[str], calibration: Sequence[Point]) -> Fitted:
     return Fitted(" + ".join(keys), tuple(keys), curve)
 
 
-def rising(found: Sequence[Point]) -> list[Point]:
-    """Return the points with falling scores turned around; a mixture's lines never fall."""
-    return [
-        replace(p, scores={k: -v if k in _FALLING else v for k, v in p.scores.items()})
-        for p in found
-    ]
+def scored(found: Sequence[Seen], known: References, keys: Sequence[str]) -> list[Point]:
+    """Summarise windows, with soft agreement as it is before the first step, too.
+
+    Falling scores are turned around: a mixture's lines never fall.
+    """
+    of_records = [key for key in keys if key != NO_STEPS]
+    turned = []
+    for seen, point in zip(found, points(found, known, of_records), strict=True):
+        scores = {k: -v if k in _FALLING else v for k, v in point.scores.items()}
+        still = replace(seen.record, after=seen.record.before)
+        (scores[NO_STEPS],) = evaluate(["soft_agreement_tempered"], still, known).values()
+        turned.append(replace(point, scores=scores))
+    return turned
 
 
 @click.command(cls=ExplainingCommand)
@@ -95,11 +105,11 @@ def main(
     seen = bank.look(of_kind(chosen, "calibration"), "calibration")
     known = references(seen)
     keys = sorted({key for mixture in mixtures() for key in mixture})
-    calibration = rising(points(seen, known, keys))
+    calibration = scored(seen, known, keys)
     judged = {
         kind: [
             p
-            for p in rising(points(bank.look(of_kind(chosen, kind), kind), known, keys))
+            for p in scored(bank.look(of_kind(chosen, kind), kind), known, keys)
             if p.severity > 0 or kind != "corruptions"
         ]
         for kind in KINDS
@@ -161,9 +171,9 @@ def _named(scores: Sequence[str]) -> str:
     if len(scores) == 1:
         return f"{scores[0]} alone"
     added, missing = set(scores) - set(default), set(default) - set(scores)
-    if added or missing:
-        return f"the default {'with' if added else 'without'} {', '.join(added or missing)}"
-    return "the default"
+    changes = [f"with {', '.join(added)}"] if added else []
+    changes += [f"without {', '.join(missing)}"] if missing else []
+    return " ".join(["the default", *changes])
 
 
 if __name__ == "__main__":
