@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, Seen, points, references
+from benchmarks.accuracy.bank import Bank, Seen, points, references, without_steps
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
@@ -29,7 +29,7 @@ from edgewf.engines.select import select_engine
 from edgewf.estimators import DEFAULT, scores_of
 from edgewf.estimators.fitted import Fitted
 from edgewf.estimators.stack import Stack
-from edgewf.estimators.table import References, evaluate
+from edgewf.estimators.table import References
 from edgewf.report import burst_text
 
 KINDS = ("corruptions", "pairs", "few classes")
@@ -68,11 +68,11 @@ def scored(found: Sequence[Seen], known: References, keys: Sequence[str]) -> lis
     Falling scores are turned around: a mixture's lines never fall.
     """
     of_records = [key for key in keys if key != NO_STEPS]
+    still = points(without_steps(found), known, ["soft_agreement_tempered"])
     turned = []
-    for seen, point in zip(found, points(found, known, of_records), strict=True):
+    for point, before in zip(points(found, known, of_records), still, strict=True):
         scores = {k: -v if k in _FALLING else v for k, v in point.scores.items()}
-        still = replace(seen.record, after=seen.record.before)
-        (scores[NO_STEPS],) = evaluate(["soft_agreement_tempered"], still, known).values()
+        scores[NO_STEPS] = before.scores["soft_agreement_tempered"]
         turned.append(replace(point, scores=scores))
     return turned
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +136,11 @@ def deployed_predictions(engine: Engine, images: Images, batch: int) -> Predicti
 def predictions(logits: Float32) -> Predictions:
     """Return what logits [N, K] say."""
     return Predictions(top_labels(logits), confidence(logits), logits)
+
+
+def without_steps(found: Iterable[Seen]) -> list[Seen]:
+    """Return windows as bursts of no steps would have seen them: nothing changed after `before`."""
+    return [replace(x, record=replace(x.record, after=x.record.before)) for x in found]
 
 
 def references(calibration: list[Seen]) -> References:

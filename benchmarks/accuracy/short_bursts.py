@@ -23,16 +23,16 @@ import numpy as np
 from imagecorruptions import get_corruption_names
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, points, references
+from benchmarks.accuracy.bank import Bank, points, references, without_steps
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
-from edgewf.calibration import fit_points
+from edgewf.calibration import Point, fit_points
 from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Engine, Images
 from edgewf.engines.select import select_engine
-from edgewf.estimators import DEFAULT
+from edgewf.estimators import DEFAULT, scores_of
 from edgewf.settings import BurstSettings
 
 matplotlib.use("Agg")
@@ -47,6 +47,8 @@ VARIED: dict[str, tuple[float, ...]] = {
     "batch_size": (8, 16, 32, 64, 128),
     "window": (64, 128, 256, 512, 1024),
 }
+NO_STEPS = f"{DEFAULT} without the steps"
+SHOWN = (DEFAULT, NO_STEPS, *NAMES[1:], *BASELINES)
 FAMILIES = ("noise", "blur", "weather", "digital")
 _TIMED = 3  # inference passes
 
@@ -160,20 +162,24 @@ def _row(
     shifts = [x for x in of_kind(chosen, "corruptions") if x.cell[1] in severities]
     judged = bank.look(shifts, doing)
     fitted_to, found = points(calibration, known), points(judged, known)
-    mae = {
-        name: judge(fit_points(name, fitted_to), found, settings.window)["mae"]
-        for name in (*NAMES, *BASELINES)
+
+    def mae(name: str, fitted_to: list[Point], found: list[Point]) -> float:
+        return float(judge(fit_points(name, fitted_to), found, settings.window)["mae"])
+
+    still = (points(without_steps(x), known, scores_of(DEFAULT)) for x in (calibration, judged))
+    errors = {name: mae(name, fitted_to, found) for name in (*NAMES, *BASELINES)}
+    errors[NO_STEPS] = mae(DEFAULT, *still)
+    families = {
+        family: mae(
+            DEFAULT, fitted_to, [p for p in found if p.shift in get_corruption_names(family)]
+        )
+        for family in FAMILIES
     }
-    estimator = fit_points(DEFAULT, fitted_to)
-    families = {}
-    for family in FAMILIES:
-        mine = [p for p in found if p.shift in get_corruption_names(family)]
-        families[family] = judge(estimator, mine, settings.window)["mae"]
     return {
         "settings": settings.to_json(),
         "seconds": float(np.median([sum(x.seconds) for x in judged])),
         "inference": _inference(engine, shifts[0].source.images(), settings.batch_size),
-        "mae": mae,
+        "mae": errors,
         "families": families,
     }
 
@@ -190,14 +196,13 @@ def _inference(engine: Engine, images: Images, batch: int) -> float:
 
 
 def _table(setting: str, rows: Iterable[Row]) -> list[str]:
-    names = (*NAMES, *BASELINES)
-    heads = [*names, *(f"{DEFAULT}, {family}" for family in FAMILIES)]
+    heads = [*SHOWN, *(f"{DEFAULT}, {family}" for family in FAMILIES)]
     lines = [
         f"| {setting.replace('_', ' ')} | burst | seconds | {' | '.join(heads)} |",
         "|---:|---|---:|" + "---:|" * len(heads),
     ]
     for row in rows:
-        found = [*(row["mae"][x] for x in names), *(row["families"][x] for x in FAMILIES)]
+        found = [*(row["mae"][x] for x in SHOWN), *(row["families"][x] for x in FAMILIES)]
         errors = " | ".join(f"{x:.2f}" for x in found)
         burst = f"{row['settings']['steps']} x {row['settings']['batch_size']}"
         lines.append(
@@ -223,7 +228,7 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
     panels = iter(grid[0])
     for setting, rows in tables.items():
         axes = next(panels)
-        for name in (*NAMES, *BASELINES):
+        for name in SHOWN:
             _line(axes, name, [row["value"] for row in rows], rows)
         if setting == "steps":
             axes.set_xscale("symlog", linthresh=1)
@@ -232,7 +237,7 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
         axes.set_xlabel(setting.replace("_", " "))
     if costs:
         axes, rows = next(panels), tables["window"]
-        for name in (*NAMES, *BASELINES):
+        for name in SHOWN:
             key = "inference" if name in BASELINES else "seconds"
             _line(axes, name, [row[key] for row in rows], rows)
         axes.set_xscale("log")
@@ -254,7 +259,7 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
 
 
 def _line(axes: Axes, name: str, x: list[float], rows: list[Row]) -> None:
-    style = "--" if name in BASELINES else "o-"
+    style = "--" if name in BASELINES else ":" if name == NO_STEPS else "o-"
     axes.plot(x, [row["mae"][name] for row in rows], style, ms=4, lw=1, label=name)
 
 
