@@ -32,6 +32,7 @@ from edgewf.calibration import Point, fit_points
 from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Engine, Images
 from edgewf.engines.select import select_engine
+from edgewf.errors import EdgewfError
 from edgewf.estimators import DEFAULT, scores_of
 from edgewf.settings import BurstSettings
 
@@ -163,8 +164,12 @@ def _row(
     judged = bank.look(shifts, doing)
     fitted_to, found = points(calibration, known), points(judged, known)
 
-    def mae(name: str, fitted_to: list[Point], found: list[Point]) -> float:
-        return float(judge(fit_points(name, fitted_to), found, settings.window)["mae"])
+    def mae(name: str, fitted_to: list[Point], found: list[Point]) -> float | None:
+        try:
+            estimator = fit_points(name, fitted_to)
+        except EdgewfError:
+            return None  # a score that never moves, such as flips from batch statistics in 0 steps
+        return float(judge(estimator, found, settings.window)["mae"])
 
     still = (points(without_steps(x), known, scores_of(DEFAULT)) for x in (calibration, judged))
     errors = {name: mae(name, fitted_to, found) for name in (*NAMES, *BASELINES)}
@@ -203,7 +208,7 @@ def _table(setting: str, rows: Iterable[Row]) -> list[str]:
     ]
     for row in rows:
         found = [*(row["mae"][x] for x in SHOWN), *(row["families"][x] for x in FAMILIES)]
-        errors = " | ".join(f"{x:.2f}" for x in found)
+        errors = " | ".join("" if x is None else f"{x:.2f}" for x in found)
         burst = f"{row['settings']['steps']} x {row['settings']['batch_size']}"
         lines.append(
             f"| {row['value']:g} | {burst} | {row['seconds']:.2f} / "
@@ -260,7 +265,8 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
 
 def _line(axes: Axes, name: str, x: list[float], rows: list[Row]) -> None:
     style = "--" if name in BASELINES else ":" if name == NO_STEPS else "o-"
-    axes.plot(x, [row["mae"][name] for row in rows], style, ms=4, lw=1, label=name)
+    errors = np.array([row["mae"][name] for row in rows], float)
+    axes.plot(x, errors, style, ms=4, lw=1, label=name)
 
 
 if __name__ == "__main__":
