@@ -44,8 +44,8 @@ NAMES = (DEFAULT, "soft-agreement-tempered", "weighted-flips", "weighted-flips-b
 BASELINES = ("nuclear-norm", "nuclear-norm-tempered", "cot", "atc-confidence")
 VARIED: dict[str, tuple[float, ...]] = {
     "steps": (0, 1, 2, 4, 8, 30, 100),
-    "learning_rate": (0.0005, 0.002, 0.005, 0.02, 0.05),
-    "batch_size": (8, 16, 32, 64, 128),
+    "learning_rate": (0.001, 0.005, 0.02, 0.05, 0.1),
+    "batch_size": (8, 32, 64, 128),
     "window": (64, 128, 256, 512, 1024),
 }
 NO_STEPS = f"{DEFAULT} without the steps"
