@@ -53,6 +53,9 @@ def run_burst(
     That is looked for after every 10th step, on 100 frames of the window, so bursts of up to 10
     steps cost no more for it, and an engine on a GPU does not wait.
 
+    One without steps takes labels once, before: it compares the deployed network with itself under
+    batch statistics.
+
     Args:
         engine: holds the model.
         images: uint8 [N, S, S, 3] RGB, N = settings.window.
@@ -75,7 +78,9 @@ def run_burst(
     watched = parts[: -(-_WATCHED_FRAMES // batch)]
     checks = (settings.steps - 1) // CHECK_EVERY if settings.steps else 0
     looks = (checks + 1) * len(watched) if checks else 0
-    calls = (2 + (dropout is not None)) * len(parts) + settings.steps + looks
+    # Without steps nothing changes, so labels need not be taken twice.
+    last = parts if settings.steps else []
+    calls = (1 + (dropout is not None)) * len(parts) + settings.steps + looks + len(last)
     done = 0
 
     def tick() -> None:
@@ -108,12 +113,15 @@ def run_burst(
             continue
         stopped = collapsed(first, labels_now())
         if stopped:
-            calls = done + len(parts)
+            calls = done + len(last)
             break
-    for part in parts:
+    for part in last:
         engine.probe(images[part])
         tick()
-    record = _in_window_order(engine.read(), order)
+    record = engine.read()
+    if not last:
+        record = replace(record, after=record.before)
+    record = _in_window_order(record, order)
     if dropout is not None:
         embedding = np.concatenate(embeddings)[np.argsort(order)]
         record = replace(record, dropout=dropout(embedding, settings.seed))

@@ -177,7 +177,8 @@ def test_selected_share_is_the_mean_over_steps() -> None:
 def test_no_steps() -> None:
     engine = Notes()
     burst = run_burst(engine, numbered(), settings(steps=0))
-    assert engine.batches("step") == []
+    assert engine.batches("step") == engine.batches("probe") == []
+    np.testing.assert_array_equal(burst.record.after.logits, burst.record.before.logits)
     assert burst.record.steps == ()
     assert burst.selected_share == 0
     assert evaluate(["zero_step"], burst.record, None)["zero_step"] == pytest.approx(250)

@@ -104,7 +104,8 @@ class Bank:
             before = 2 * parts if self._dropout is not None else parts
             # The pass for dropout inferences is no part of a burst's.
             skipped = times[before] - times[parts]
-            marks = [times[0] + skipped, *(times[i] for i in (before, len(times) - 1 - parts, -1))]
+            after = parts if self.settings.steps else 0
+            marks = [times[0] + skipped, *(times[i] for i in (before, len(times) - 1 - after, -1))]
             tables = {name: getattr(record, name).logits for name in _TABLES}
             if record.dropout is not None:
                 tables["dropout"] = record.dropout.astype(np.float16)

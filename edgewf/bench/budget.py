@@ -167,7 +167,6 @@ def _bursts(budget: Budget, case: dict[str, Any], usual: BurstSettings) -> Itera
     order = case["case"]
     batch = order["settings"]["batch_size"]
     price = _price(budget, case)
-    labels, step = (price * x for x in _calls(case))
     most = max(_SMALLEST_WINDOW, round(usual.window / batch))
     for batches in range(_SMALLEST_WINDOW, most + 1):
         for steps in range(usual.steps + 1):
@@ -181,15 +180,16 @@ def _bursts(budget: Budget, case: dict[str, Any], usual: BurstSettings) -> Itera
                 batch_size=batch,
                 window=batches * batch,
                 steps=steps,
-                cost=batches * labels + steps * step,
+                cost=price * _seconds(case, batches, steps),
                 as_usual=shape == usual_shape,
             )
 
 
-def _calls(case: dict[str, Any]) -> tuple[float, float]:
-    """Return the seconds of a batch's labels before and after, and of a step."""
+def _seconds(case: dict[str, Any], batches: int, steps: int) -> float:
+    """Return what the calls of a burst take; without steps labels are not taken again."""
     p50 = {name: s["p50"] for name, s in case["seconds"].items()}
-    return p50["record"] + p50["probe"], p50["step"]
+    last = p50["probe"] if steps else 0.0
+    return float(batches * (p50["record"] + last) + steps * p50["step"])
 
 
 def _price(budget: Budget, case: dict[str, Any]) -> float:
@@ -198,7 +198,6 @@ def _price(budget: Budget, case: dict[str, Any]) -> float:
     It makes the calls add up to the estimates that were measured whole: what lies between the
     calls, and on a GPU what overlaps, is shared out among them.
     """
-    labels, step = _calls(case)
     settings = case["case"]["settings"]
     batches = settings["window"] // settings["batch_size"]
     prices: list[float] = []
@@ -209,7 +208,7 @@ def _price(budget: Budget, case: dict[str, Any]) -> float:
                 f"a budget of {budget}: {label(case)} ran too shortly for its energy to be "
                 "measured: give more --seconds"
             )
-        prices.append(whole / (batches * labels + estimate["steps"] * step))
+        prices.append(whole / _seconds(case, batches, estimate["steps"]))
     return max(prices)
 
 
