@@ -146,7 +146,8 @@ def main(files: tuple[Path, ...], output: Path) -> None:
         "",
         "Inverted: the truth falls from one cell to another and the estimate rises. Beyond noise: "
         f"both by more than {Z90:.3f} standard deviations, that of the truth by the number of "
-        "frames, that of the estimate by its 90 % interval. `python -m benchmarks.accuracy.blind_spot`.",
+        "frames, that of the estimate by its 90 % interval. "
+        "`python -m benchmarks.accuracy.blind_spot`.",
     ]
     click.echo("\n".join(lines))
     write_text(output, "\n".join(lines) + "\n")
