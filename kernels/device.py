@@ -296,8 +296,9 @@ def result(arena: layout.Arena, block: NDArray[np.uint8]) -> BurstResult:
     counters = arena.view(block, "counters")[0]
     n, before, after = (int(x) for x in counters["recorded"])
     steps = int(counters["step"])
-    # Where nothing can have changed, labels are not taken again.
-    if not (n == before <= arena.window and after in (0, n) and steps <= arena.steps):
+    # Without steps nothing has changed, so the labels after may be left out.
+    complete = n == before == after or (n == before and after == steps == 0)
+    if not (complete and n <= arena.window and steps <= arena.steps):
         raise ValueError(
             f"{n}, {before} and {after} frames deployed, before and after, {steps} steps: need as "
             f"many of each, at most {arena.window}, and at most {arena.steps} steps"

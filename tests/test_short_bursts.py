@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.accuracy import held_out
 from benchmarks.accuracy.short_bursts import main, one_pass, varied
 from edgewf.settings import BurstSettings
 
@@ -34,3 +36,14 @@ def test_what_cannot_vary_is_named(text: str, message: str, tmp_path: Path) -> N
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("command", [main, held_out.main])
+@pytest.mark.parametrize("severity", ["0", "6"])
+def test_severities_that_there_are_not_are_refused(
+    command: click.Command, severity: str, tmp_path: Path
+) -> None:
+    arguments = ["--bundle", str(tmp_path), "--data", str(tmp_path), "--severity", severity]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert f"{severity} is not in the range 1<=x<=5" in result.stderr

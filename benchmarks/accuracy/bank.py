@@ -134,6 +134,14 @@ def deployed_predictions(engine: Engine, images: Images, batch: int) -> Predicti
     return predictions(np.concatenate(parts))
 
 
+def inference_seconds(engine: Engine, images: Images, batch: int) -> float:
+    """Return what the deployed network's pass over N images takes, so many at a time."""
+    begin = time.perf_counter()
+    for i in range(0, len(images), batch):
+        engine.infer(images[i : i + batch])
+    return time.perf_counter() - begin
+
+
 def predictions(logits: Float32) -> Predictions:
     """Return what logits [N, K] say."""
     return Predictions(top_labels(logits), confidence(logits), logits)

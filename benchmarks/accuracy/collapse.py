@@ -23,6 +23,7 @@ from edgewf.burst import run_burst
 from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.select import select_engine
 from edgewf.flags import effective_classes, window_flags
+from edgewf.shifts import SEVERITIES
 
 _KINDS = ("corruptions", "few classes")
 
@@ -35,7 +36,7 @@ _KINDS = ("corruptions", "few classes")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--steps", multiple=True, type=int, default=(5,), help="May be repeated.")
 @click.option("--learning-rate", multiple=True, type=float, default=(0.005,), help="One a --steps.")
-@click.option("--severity", "severities", type=int, multiple=True, default=(0, 1, 2, 3, 4, 5))
+@options.severities((0, *SEVERITIES), least=0)
 @options.ENGINE
 @click.option("--name", default="collapse", show_default=True, help="Of the result files.")
 def main(

@@ -23,7 +23,14 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, Seen, deployed_predictions, points, references
+from benchmarks.accuracy.bank import (
+    Bank,
+    Seen,
+    deployed_predictions,
+    inference_seconds,
+    points,
+    references,
+)
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.figure import draw, scatter
 from benchmarks.accuracy.flagged import judged as judged_with_flags
@@ -133,7 +140,7 @@ def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
 @options.WORK
 @options.CALIBRATIONS
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), default=KINDS)
-@click.option("--severity", "severities", type=int, multiple=True, default=SEVERITIES)
+@options.severities(SEVERITIES)
 @options.ENGINE
 @options.STEPS
 @options.BATCH_SIZE
@@ -176,12 +183,9 @@ def main(
     cells = [cell for cell in CELLS if cell[1] in severities]
     half = stream(loaded, data)
     streams = stream_accuracy(engine, half, cells, frames, batch, folder / "streams.json")
-    images = chosen[-1].source.images()
-    begin = time.perf_counter()
-    for i in range(0, frames, batch):
-        engine.infer(images[i : i + batch])
+    inference = inference_seconds(engine, chosen[-1].source.images(), batch)
     names = [name for name in NAMES if set(scores_of(name)) <= set(fitted_to[0].scores)]
-    took = seconds_of(names, seen["corruptions"], known, time.perf_counter() - begin)
+    took = seconds_of(names, seen["corruptions"], known, inference)
     rows: list[dict[str, Any]] = []
     for estimator_name in track(names, "judging"):
         estimator = fit_points(estimator_name, fitted_to)

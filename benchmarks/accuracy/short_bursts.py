@@ -12,7 +12,6 @@ inference pass takes. Finished bursts are kept, as in `benchmarks.accuracy.held_
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,14 @@ import numpy as np
 from imagecorruptions import get_corruption_names
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, points, references, without_steps
+from benchmarks.accuracy.bank import Bank, inference_seconds, points, references, without_steps
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
 from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import Point, fit_points
 from edgewf.commands.explaining import ExplainingCommand
-from edgewf.engines import Engine, Images
+from edgewf.engines import Engine
 from edgewf.engines.select import select_engine
 from edgewf.errors import EdgewfError
 from edgewf.estimators import DEFAULT, scores_of
@@ -93,7 +92,7 @@ def varied(start: BurstSettings, setting: str, value: float) -> BurstSettings:
 @options.OUTPUT
 @options.WORK
 @click.option("--calibration-frames", default=512, show_default=True)
-@click.option("--severity", "severities", type=int, multiple=True, default=(1, 3, 5))
+@options.severities((1, 3, 5))
 @click.option("--vary", type=_Varied(), multiple=True, help="In place of all four.")
 @options.BATCH_SIZE
 @options.WINDOW
@@ -180,24 +179,15 @@ def _row(
         )
         for family in FAMILIES
     }
+    images = shifts[0].source.images()
+    inference = [inference_seconds(engine, images, settings.batch_size) for _ in range(_TIMED)]
     return {
         "settings": settings.to_json(),
         "seconds": float(np.median([sum(x.seconds) for x in judged])),
-        "inference": _inference(engine, shifts[0].source.images(), settings.batch_size),
+        "inference": float(np.median(inference)),
         "mae": errors,
         "families": families,
     }
-
-
-def _inference(engine: Engine, images: Images, batch: int) -> float:
-    """Return what the deployed network's pass over a window takes, seconds."""
-    found = []
-    for _ in range(_TIMED):
-        begin = time.perf_counter()
-        for i in range(0, len(images), batch):
-            engine.infer(images[i : i + batch])
-        found.append(time.perf_counter() - begin)
-    return float(np.median(found))
 
 
 def _table(setting: str, rows: Iterable[Row]) -> list[str]:

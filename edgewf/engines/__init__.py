@@ -148,4 +148,4 @@ class Engine(Protocol):
         """
 
     def read(self) -> BurstRecord:
-        """Return everything since `reset`."""
+        """Return everything since `reset`; what `after` holds where nothing was probed is open."""
