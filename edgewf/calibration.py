@@ -10,7 +10,7 @@ from typing import Any
 
 from edgewf.bundle import CALIBRATION, FISHER, Bundle, Manifest, content_hash, write_text
 from edgewf.errors import EdgewfError
-from edgewf.estimators import DEFAULT
+from edgewf.estimators import DEFAULT, WITHOUT_STEPS, scores_of
 from edgewf.estimators.fitted import Fitted, fit
 from edgewf.estimators.table import References
 from edgewf.fisher import fisher_hash
@@ -108,6 +108,18 @@ class Calibration:
             EdgewfError: an unknown name, or points that fix no curve.
         """
         return fit_points(name, self.points)
+
+    def error_without_steps(self) -> float | None:
+        """Return the residual_std that the default would have without the bursts' steps, points.
+
+        To be held against that of `estimator()`: where it is no larger, the steps are not worth
+        their time. None where bursts have no steps, or a version calibrated that did not look.
+        """
+        if not self.settings.steps or any(
+            key not in point.scores for point in self.points for key in scores_of(WITHOUT_STEPS)
+        ):
+            return None
+        return self.estimator(WITHOUT_STEPS).curve.residual_std
 
     def fits(self, manifest: Manifest) -> bool:
         """Tell whether it was made for this model's weights and preprocessing."""

@@ -30,6 +30,8 @@ from edgewf.flags import REASONS
 from edgewf.settings import BurstSettings
 from edgewf.watch import WatchSummary
 
+_AS_GOOD = 1.05  # an error so many times as large can be chance on a calibration's few windows
+
 
 def bundle_record(bundle: Bundle) -> dict[str, Any]:
     """Return what `edgewf inspect --json` prints."""
@@ -57,6 +59,7 @@ def bundle_record(bundle: Bundle) -> dict[str, Any]:
             "description": calibration.description,
             "points": len(calibration.points),
             "estimator": calibration.estimator().record(),
+            "residual_std_without_steps": calibration.error_without_steps(),
         },
     }
 
@@ -274,15 +277,24 @@ def _progress(console: Console) -> Progress:
 
 def _calibration_rows(calibration: Calibration) -> list[tuple[str, RenderableType]]:
     estimator, accuracies = calibration.estimator(), [p.accuracy for p in calibration.points]
-    return [
+    error, without = estimator.curve.residual_std, calibration.error_without_steps()
+    rows: list[tuple[str, RenderableType]] = [
         ("calibration", Text(calibration.description)),
         (
             "points",
             f"{len(accuracies)} windows of {min(accuracies):.1f} to {max(accuracies):.1f} %",
         ),
         ("accuracy", str(estimator)),
-        ("its error", f"{estimator.curve.residual_std:.2f} points (standard deviation)"),
+        ("its error", f"{error:.2f} points (standard deviation)"),
     ]
+    if without is not None:
+        advice = (
+            "so `edgewf calibrate` with --steps 0 would do, and bursts be shorter"
+            if without <= error * _AS_GOOD
+            else "so the steps are worth their time"
+        )
+        rows.append(("without steps", f"{without:.2f} points, {advice}"))
+    return rows
 
 
 def _pairs(title: str) -> Table:

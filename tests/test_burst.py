@@ -332,9 +332,20 @@ def test_without_steps_a_real_burst_only_changes_the_statistics(
     burst = run_burst(engine, window, settings(steps=0))
     np.testing.assert_array_equal(burst.record.after.label, burst.record.before.label)
     assert burst.record.affine_change == 0
-    found = evaluate(["flips", "zero_step", "flips_batch"], burst.record, None)
-    assert found["flips"] == found["zero_step"]
+    pairs = {
+        "flips": "zero_step",
+        "weighted_flips": "weighted_zero_step",
+        "soft_agreement": "soft_agreement_zero_step",
+    }
+    keys = [*pairs, *pairs.values(), "flips_batch"]
+    found = evaluate(keys, burst.record, None)
+    for after, still in pairs.items():
+        assert found[after] == found[still]
     assert found["flips_batch"] == 0
+    # The same is known of a burst with steps, before the first of them.
+    moved = run_burst(engine, window, settings(steps=4, learning_rate=0.5))
+    told = evaluate(keys, moved.record, None)
+    assert told["soft_agreement_zero_step"] == found["soft_agreement"] != told["soft_agreement"]
 
 
 def predicted(engine: OnnxRuntimeCPU, images: Images) -> NDArray[np.int64]:

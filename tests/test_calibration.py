@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from edgewf.bundle import CALIBRATION, Bundle
 from edgewf.calibration import Calibration, Point
 from edgewf.errors import EdgewfError
 from edgewf.estimators.quadratic import Quadratic
 from edgewf.estimators.table import KEYS, References
+from edgewf.report import calibration_report
 from tests.tiny import USED, export_tiny, tiny_settings
 
 SETTINGS = tiny_settings()
@@ -60,10 +64,51 @@ def test_estimators_are_fitted_to_the_points(calibration: Calibration) -> None:
     assert (paper.curve.a, paper.curve.b, paper.curve.c) == pytest.approx((2e-4, -0.3, 90.0))
     assert (paper.curve.low, paper.curve.high) == (10.0, 200.0)
     assert calibration.estimator().name == "combined"
-    with pytest.raises(EdgewfError, match="unknown estimator 'guess': use combined, or one of wei"):
+    with pytest.raises(EdgewfError, match="unknown estimator 'guess': use combined, combined-zero"):
         calibration.estimator("guess")
     assert calibration.settings == SETTINGS
     assert [p.key for p in calibration.points[4:6]] == [("spatter", 4, 0), ("spatter", 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("before", "advice"),
+    [(0.5, "the steps are worth their time"), (None, "with --steps 0 would do")],
+    ids=["only the steps tell", "the steps tell nothing"],
+)
+def test_a_calibration_says_what_the_steps_are_worth(
+    before: float | None, advice: str, calibration: Calibration
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, 9)
+    told = []
+    for point, off in zip(calibration.points, noise, strict=True):
+        after = (point.accuracy + off) / 100
+        agreement = {
+            "soft_agreement_tempered": after,
+            "soft_agreement_zero_step_tempered": after if before is None else before,
+        }
+        nothing = {"certainty": 0.5, "atc_confidence": 0.5 - off / 10}
+        told.append(replace(point, scores={**point.scores, **nothing, **agreement}))
+    judged = replace(calibration, points=tuple(told))
+    error, without = judged.estimator().curve.residual_std, judged.error_without_steps()
+    assert without is not None
+    assert error < 2
+    assert without == pytest.approx(error) if before is None else without > 10 * error
+    shown = Console(width=200, record=True, file=io.StringIO())
+    shown.print(calibration_report(judged))
+    assert re.search(rf"without steps +{without:.2f} points, so .*{advice}", shown.export_text())
+
+
+def test_where_no_steps_are_left_out_nothing_is_said_of_them(calibration: Calibration) -> None:
+    still = replace(calibration, settings=SETTINGS.with_changes(steps=0))
+    assert still.error_without_steps() is None
+    older = tuple(
+        replace(p, scores={k: v for k, v in p.scores.items() if "agreement_zero_step" not in k})
+        for p in calibration.points
+    )
+    assert replace(calibration, points=older).error_without_steps() is None
+    shown = Console(width=200, record=True, file=io.StringIO())
+    shown.print(calibration_report(still))
+    assert "without steps" not in shown.export_text()
 
 
 def test_text_round_trip(calibration: Calibration) -> None:

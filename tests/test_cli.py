@@ -329,6 +329,7 @@ def test_inspect(plain: Bundle, calibrated: str) -> None:
             "high": [1.0] * len(USED),
             "residual_std": pytest.approx(3.0),
         },
+        "residual_std_without_steps": pytest.approx(3.0),
     }
 
 
@@ -352,6 +353,7 @@ def test_calibrate_then_estimate(plain: Bundle, data: str, tmp_path: Path) -> No
     result = succeed("calibrate", str(bundle), "--data", data, "--description", "mine", *BURST)
     assert result.stdout == ""
     assert re.search(r"calibration +mine", result.stderr)
+    assert re.search(r"without steps +\d", result.stderr)
     calibration = Calibration.of(Bundle.load(bundle))
     assert calibration is not None
     assert len(calibration.points) == 42, "two windows, as 60 images allow"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import optimize  # type: ignore[import-untyped]
@@ -118,6 +118,7 @@ def mixture(x: NDArray[np.float64], y: NDArray[np.float64], kinds: list[str]) ->
 
 
 @given(seed=SEEDS, each=st.integers(3, 10), scores=st.integers(1, 3))
+@example(seed=1000000, each=3, scores=3)  # every accuracy is 100, so rounding is all there is
 @settings(deadline=None, max_examples=60)
 def test_no_mixture_predicts_unseen_shifts_better(seed: int, each: int, scores: int) -> None:
     rng = np.random.default_rng(seed)
@@ -131,7 +132,7 @@ def test_no_mixture_predicts_unseen_shifts_better(seed: int, each: int, scores: 
     best, unseen = mixture(x, y, kinds)
     squares = float(((unseen @ np.array(stack.weights) - y) ** 2).mean())
     assert squares <= best * (1 + 1e-6) + 1e-9
-    assert stack.residual_std >= math.sqrt(squares) * (1 - 1e-9)
+    assert stack.residual_std >= math.sqrt(squares) * (1 - 1e-9) - 1e-9
 
 
 def test_a_score_that_fails_on_some_shift_loses_its_weight() -> None:
@@ -216,7 +217,7 @@ def test_points_that_fix_no_line_are_refused(x: NDArray[np.float64]) -> None:
 def test_every_estimator_falls_when_everything_gets_worse(name: str) -> None:
     def window(quality: float) -> dict[str, float]:
         rising = dict.fromkeys(KEYS, quality)
-        falling = [name for name in KEYS if "flips" in name or "zero_step" in name]
+        falling = [x for x in KEYS if ("flips" in x or "zero_step" in x) and "agreement" not in x]
         return {**rising, **dict.fromkeys(falling, 600 * (1 - quality))}
 
     qualities = np.linspace(0.1, 0.9, 9)

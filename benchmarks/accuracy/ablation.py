@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, Seen, points, references, without_steps
+from benchmarks.accuracy.bank import Bank, Seen, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
@@ -26,7 +26,7 @@ from edgewf.bundle import Bundle, write_text
 from edgewf.calibration import Point
 from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines.select import select_engine
-from edgewf.estimators import DEFAULT, scores_of
+from edgewf.estimators import DEFAULT, WITHOUT_STEPS, scores_of
 from edgewf.estimators.fitted import Fitted
 from edgewf.estimators.stack import Stack
 from edgewf.estimators.table import References
@@ -43,7 +43,6 @@ OTHERS = (
     "cot_tempered",
     "dispersion",
 )
-NO_STEPS = "soft_agreement_tempered_before_the_steps"
 _FALLING = ("weighted_flips", "weighted_zero_step")
 
 
@@ -51,8 +50,8 @@ def mixtures() -> list[tuple[str, ...]]:
     """Return the scores of each mixture: parts of the default, it without steps, with another."""
     default = scores_of(DEFAULT)
     parts = [part for n in (3, 2, 1) for part in combinations(default, n)]
-    still = tuple(NO_STEPS if key == "soft_agreement_tempered" else key for key in default)
-    return [*parts, still, (NO_STEPS,), *((*default, other) for other in OTHERS)]
+    still = scores_of(WITHOUT_STEPS)
+    return [*parts, still, still[:1], *((*default, other) for other in OTHERS)]
 
 
 def fitted(keys: Sequence[str], calibration: Sequence[Point]) -> Fitted:
@@ -63,18 +62,11 @@ def fitted(keys: Sequence[str], calibration: Sequence[Point]) -> Fitted:
 
 
 def scored(found: Sequence[Seen], known: References, keys: Sequence[str]) -> list[Point]:
-    """Summarise windows, with soft agreement as it is before the first step, too.
-
-    Falling scores are turned around: a mixture's lines never fall.
-    """
-    of_records = [key for key in keys if key != NO_STEPS]
-    still = points(without_steps(found), known, ["soft_agreement_tempered"])
-    turned = []
-    for point, before in zip(points(found, known, of_records), still, strict=True):
-        scores = {k: -v if k in _FALLING else v for k, v in point.scores.items()}
-        scores[NO_STEPS] = before.scores["soft_agreement_tempered"]
-        turned.append(replace(point, scores=scores))
-    return turned
+    """Summarise windows; falling scores are turned around: a mixture's lines never fall."""
+    return [
+        replace(p, scores={k: -v if k in _FALLING else v for k, v in p.scores.items()})
+        for p in points(found, known, keys)
+    ]
 
 
 @click.command(cls=ExplainingCommand)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +145,6 @@ def inference_seconds(engine: Engine, images: Images, batch: int) -> float:
 def predictions(logits: Float32) -> Predictions:
     """Return what logits [N, K] say."""
     return Predictions(top_labels(logits), confidence(logits), logits)
-
-
-def without_steps(found: Iterable[Seen]) -> list[Seen]:
-    """Return windows as bursts of no steps would have seen them: nothing changed after `before`."""
-    return [replace(x, record=replace(x.record, after=x.record.before)) for x in found]
 
 
 def references(calibration: list[Seen]) -> References:

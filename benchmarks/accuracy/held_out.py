@@ -95,10 +95,10 @@ def seconds_of(
     for name in names:
         keys = scores_of(name)
         text = " ".join(keys)
-        if "flips" in text or "agreement" in text:
-            burst = float(passes.sum())
-        elif "zero_step" in text:
+        if "zero_step" in text:
             burst = float(passes[0])
+        elif "flips" in text or "agreement" in text:
+            burst = float(passes.sum())
         elif "aetta" in text:
             burst = float(passes[0]) - inference  # a pass with batch statistics
         else:

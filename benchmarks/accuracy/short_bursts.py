@@ -22,7 +22,7 @@ import numpy as np
 from imagecorruptions import get_corruption_names
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, inference_seconds, points, references, without_steps
+from benchmarks.accuracy.bank import Bank, inference_seconds, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
@@ -32,14 +32,20 @@ from edgewf.commands.explaining import ExplainingCommand
 from edgewf.engines import Engine
 from edgewf.engines.select import select_engine
 from edgewf.errors import EdgewfError
-from edgewf.estimators import DEFAULT, scores_of
+from edgewf.estimators import DEFAULT, WITHOUT_STEPS
 from edgewf.settings import BurstSettings
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-NAMES = (DEFAULT, "soft-agreement-tempered", "weighted-flips", "weighted-flips-batch")
+NAMES = (
+    DEFAULT,
+    WITHOUT_STEPS,
+    "soft-agreement-tempered",
+    "weighted-flips",
+    "weighted-flips-batch",
+)
 BASELINES = ("nuclear-norm", "nuclear-norm-tempered", "cot", "atc-confidence")
 VARIED: dict[str, tuple[float, ...]] = {
     "steps": (0, 1, 2, 4, 8, 30, 100),
@@ -47,8 +53,7 @@ VARIED: dict[str, tuple[float, ...]] = {
     "batch_size": (8, 32, 64, 128),
     "window": (64, 128, 256, 512, 1024),
 }
-NO_STEPS = f"{DEFAULT} without the steps"
-SHOWN = (DEFAULT, NO_STEPS, *NAMES[1:], *BASELINES)
+SHOWN = (*NAMES, *BASELINES)
 FAMILIES = ("noise", "blur", "weather", "digital")
 _TIMED = 3  # inference passes
 
@@ -163,20 +168,16 @@ def _row(
     judged = bank.look(shifts, doing)
     fitted_to, found = points(calibration, known), points(judged, known)
 
-    def mae(name: str, fitted_to: list[Point], found: list[Point]) -> float | None:
+    def mae(name: str, found: list[Point]) -> float | None:
         try:
             estimator = fit_points(name, fitted_to)
         except EdgewfError:
             return None  # a score that never moves, such as flips from batch statistics in 0 steps
         return float(judge(estimator, found, settings.window)["mae"])
 
-    still = (points(without_steps(x), known, scores_of(DEFAULT)) for x in (calibration, judged))
-    errors = {name: mae(name, fitted_to, found) for name in (*NAMES, *BASELINES)}
-    errors[NO_STEPS] = mae(DEFAULT, *still)
+    errors = {name: mae(name, found) for name in SHOWN}
     families = {
-        family: mae(
-            DEFAULT, fitted_to, [p for p in found if p.shift in get_corruption_names(family)]
-        )
+        family: mae(DEFAULT, [p for p in found if p.shift in get_corruption_names(family)])
         for family in FAMILIES
     }
     images = shifts[0].source.images()
@@ -254,7 +255,7 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
 
 
 def _line(axes: Axes, name: str, x: list[float], rows: list[Row]) -> None:
-    style = "--" if name in BASELINES else ":" if name == NO_STEPS else "o-"
+    style = "--" if name in BASELINES else ":" if name == WITHOUT_STEPS else "o-"
     errors = np.array([row["mae"][name] for row in rows], float)
     axes.plot(x, errors, style, ms=4, lw=1, label=name)
 

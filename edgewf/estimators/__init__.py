@@ -7,12 +7,15 @@ scores of `edgewf.estimators.table`. Nothing is imported here, for `edgewf --hel
 from __future__ import annotations
 
 DEFAULT = "combined"
+WITHOUT_STEPS = "combined-zero-step"
+"""The default with what is known before the first step."""
 TEMPERED = "-tempered"
 """Behind the name of a quadratic: of logits at the temperature that suits clean images."""
 
 # Scores that are weighed against each other; accuracy rises with each of them.
 STACKS: dict[str, tuple[str, ...]] = {
     "combined": ("soft_agreement_tempered", "certainty", "atc_confidence"),
+    "combined-zero-step": ("soft_agreement_zero_step_tempered", "certainty", "atc_confidence"),
 }
 # The name of an estimator that is a quadratic of one score; whether accuracy rises with it. The
 # score has the same name, spelt with underscores.
@@ -24,6 +27,7 @@ QUADRATICS: dict[str, bool] = {
     "weighted-zero-step": False,
     "zero-step": False,
     "soft-agreement": True,
+    "soft-agreement-zero-step": True,
     "average-confidence": True,
     "difference-of-confidences": True,
     "atc-confidence": True,

@@ -31,6 +31,9 @@ _ALL: tuple[Score, ...] = (
     OfRecord("weighted_zero_step", lambda r: count_flips(r.deployed, r.before.label).weighted),
     OfRecord("zero_step", lambda r: count_flips(r.deployed, r.before.label).count),
     OfRecord("soft_agreement", lambda r: soft_agreement(r.deployed.logits, r.after.logits)),
+    OfRecord(
+        "soft_agreement_zero_step", lambda r: soft_agreement(r.deployed.logits, r.before.logits)
+    ),
     OfLogits("average_confidence", average_confidence),
     DifferenceOfConfidences(),
     AverageThresholdedConfidence("atc_confidence", confidence),
