@@ -94,10 +94,14 @@ class Estimator:
             weights = np.ones(len(images))
         record = reweighted(burst.record, weights)
         scores = evaluate(sorted(wanted), record, self._references)
-        accuracy = interval = None
+        accuracy = interval = few = None
         if self.fitted is not None:
             accuracy = self.fitted(scores)
-            interval = self.fitted.interval(scores, len(images), effective_frames(weights))
+            few = self._few_classes(burst, accuracy)
+            effective = effective_frames(weights)
+            # At the worst a class is right or wrong as a whole, and the window a sample of them.
+            effective = effective if few is None else min(effective, few)
+            interval = self.fitted.interval(scores, len(images), effective)
         self.doubtful = doubtful_frames(images, burst.record)
         truth = None
         if labels is not None:
@@ -112,7 +116,7 @@ class Estimator:
             frames=len(images),
             steps=len(burst.record.steps),
             average_confidence=scores["average_confidence"],
-            flags=self._flags(burst, scores, accuracy, duplicated_share(images)),
+            flags=self._flags(burst, scores, duplicated_share(images), few is not None),
             estimator=None if self.fitted is None else self.fitted.name,
             scores={} if self.fitted is None else {k: scores[k] for k in self.fitted.scores},
             model=self.manifest.model,
@@ -122,26 +126,26 @@ class Estimator:
             true_accuracy=truth,
         )
 
+    def _few_classes(self, burst: Burst, accuracy: float) -> float | None:
+        """Return how many classes share the predictions, if that is unusually few, else None."""
+        assert self._usual is not None
+        # Of the frames as they are: batch statistics know no weights.
+        found = evaluate(["dispersion"], burst.record, self._references)
+        return self._usual.few(accuracy, found["dispersion"])
+
     def _flags(
-        self, burst: Burst, scores: Scores, accuracy: float | None, duplicated: float
+        self, burst: Burst, scores: Scores, duplicated: float, crowded: bool
     ) -> tuple[str, ...]:
         flags: list[str] = []
         if self.fitted is None:
             flags.append("no_calibration")
         elif not self.fitted.covers(scores):
             flags.append("extrapolating")
-        crowded = False
-        # Of the frames as they are: batch statistics know no weights.
-        if self._usual is not None and accuracy is not None:
-            dispersion = evaluate(["dispersion"], burst.record, self._references)["dispersion"]
-            classes = self.manifest.classes**dispersion
-            crowded = self._usual.crowded(accuracy, classes)
         found = window_flags(burst.record, burst.selected_share, duplicated, crowded, burst.stopped)
         return (*flags, *found)
 
 
 def usual_classes(fitted: Fitted, points: Sequence[Point], classes: int) -> UsualClasses:
     """Return how many of `classes` classes the predictions on calibration windows share."""
-    return UsualClasses(
-        tuple((fitted(p.scores), classes ** p.scores["dispersion"]) for p in points)
-    )
+    found = ((fitted(p.scores), classes ** p.scores["dispersion"]) for p in points)
+    return UsualClasses(tuple(found), classes)

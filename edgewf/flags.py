@@ -39,18 +39,26 @@ class UsualClasses:
 
     Attributes:
         windows: (estimate in percent, effective number of classes), one or more.
+        total: number of classes that the network knows.
     """
 
     windows: tuple[tuple[float, float], ...]
+    total: int
 
-    def crowded(self, estimate: float, classes: float) -> bool:
-        """Tell whether so few classes are unusual where the estimate is `estimate` percent.
+    def few(self, estimate: float, dispersion: float) -> float | None:
+        """Return how many classes the predictions share, if that is unusually few, else None.
 
-        They are if they are clearly fewer than on every calibration window with an estimate as
-        high, or than on the one with the highest.
+        It is if they are clearly fewer than on every calibration window with an estimate as high,
+        or than on the one with the highest.
+
+        Args:
+            estimate: percent.
+            dispersion: the score, see `edgewf.estimators.scores.dispersion`.
         """
+        classes = float(self.total**dispersion)
         level = min(estimate, max(e for e, _ in self.windows))
-        return classes < _LEAST_CLASSES * min(c for e, c in self.windows if e >= level)
+        usual = min(c for e, c in self.windows if e >= level)
+        return classes if classes < _LEAST_CLASSES * usual else None
 
 
 def window_flags(

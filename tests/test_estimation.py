@@ -15,12 +15,14 @@ from edgewf.engines.onnxruntime_cpu import OnnxRuntimeCPU
 from edgewf.errors import EdgewfError
 from edgewf.estimate import Estimate
 from edgewf.estimation import Estimator
+from edgewf.estimators.scores import dispersion
 from edgewf.export.exporter import export_bundle
 from edgewf.export.sources import Source, imagenet_convention
 from edgewf.export.torch_module import to_graph
 from edgewf.kernels.reference import softmax_entropy
 from edgewf.shifts import shift
 from tests.tiny import (
+    CLASSES,
     KEYS,
     SIDE,
     USED,
@@ -168,17 +170,29 @@ def test_no_steps_means_nothing_was_meant_to_be_selected(
 
 
 @pytest.mark.parametrize("frames", [8, 16, 24])
-def test_a_window_of_one_class_is_flagged(
+def test_a_window_of_one_class_is_flagged_and_tells_little(
     bundle: Bundle, engine: OnnxRuntimeCPU, frames: int
 ) -> None:
     settings = SETTINGS.with_changes(window=frames)
     images, labels = crops(60, seed=5)
     predicted = engine.infer(images).argmax(axis=1)
     uniform = images[(labels == 1) & (predicted == 1)][:frames]
-    estimator = Estimator(bundle, engine, constant_calibration(bundle, settings), settings)
-    assert estimate(estimator, uniform).flags == ("uniform_window", *SMALL)
+    calibration = constant_calibration(bundle, settings)
+    estimator = Estimator(bundle, engine, calibration, settings)
+    narrow = estimate(estimator, uniform)
+    assert narrow.flags == ("uniform_window", *SMALL)
+    # As many classes as are predicted are all that its frames are a sample of.
+    classes = len(CLASSES) ** dispersion(engine.infer(uniform))
+    assert 1 <= classes < 2
+    assert narrow.interval == pytest.approx(
+        calibration.estimator().interval(narrow.scores, frames, classes), abs=0.1
+    )
+    assert narrow.interval[0] == 0
+    assert narrow.interval[1] == 100
     mixed = images[np.random.default_rng(0).permutation(len(images))[:frames]]
-    assert estimate(estimator, mixed).flags == SMALL
+    broad = estimate(estimator, mixed)
+    assert broad.flags == SMALL
+    assert broad.interval == calibration.estimator().interval(broad.scores, frames)
 
 
 def test_another_burst_than_the_calibrations_is_refused(

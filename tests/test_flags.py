@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -60,31 +61,36 @@ def test_a_small_window_is_flagged() -> None:
 
 
 def test_a_failing_network_predicts_few_classes_and_a_narrow_camera_too() -> None:
-    usual = UsualClasses(((90.0, 10.0), (70.0, 9.0), (40.0, 5.0), (15.0, 2.0), (20.0, 4.0)))
-    assert not usual.crowded(15.0, 2.0)  # it fails
-    assert usual.crowded(90.0, 2.0)  # it cannot be that good and see so few
-    assert usual.crowded(60.0, 6.5)
-    assert not usual.crowded(60.0, 7.5)
-    assert usual.crowded(18.0, 3.0)  # one as low was at 15 %, but those above had more
-    assert not usual.crowded(18.0, 3.3)
-    assert usual.crowded(99.0, 7.0)  # beyond the best, as at the best
-    assert not usual.crowded(99.0, 8.5)
+    usual = UsualClasses(((90.0, 10.0), (70.0, 9.0), (40.0, 5.0), (15.0, 2.0), (20.0, 4.0)), 10)
+
+    def few(estimate: float, classes: float) -> bool:
+        found = usual.few(estimate, math.log10(classes))
+        assert found is None or found == pytest.approx(classes)
+        return found is not None
+
+    assert not few(15.0, 2.0)  # it fails
+    assert few(90.0, 2.0)  # it cannot be that good and see so few
+    assert few(60.0, 6.5)
+    assert not few(60.0, 7.5)
+    assert few(18.0, 3.0)  # one as low was at 15 %, but those above had more
+    assert not few(18.0, 3.3)
+    assert few(99.0, 7.0)  # beyond the best, as at the best
+    assert not few(99.0, 8.5)
 
 
 @given(
     st.lists(st.tuples(st.floats(0, 100), st.floats(1, 1000)), min_size=1, max_size=9),
     st.floats(0, 100),
-    st.floats(1, 1000),
+    st.floats(0, 1),
 )
 def test_fewer_classes_or_a_higher_estimate_never_look_less_crowded(
-    windows: list[tuple[float, float]], estimate: float, classes: float
+    windows: list[tuple[float, float]], estimate: float, dispersion: float
 ) -> None:
-    usual = UsualClasses(tuple(windows))
-    if usual.crowded(estimate, classes):
-        assert usual.crowded(estimate, classes / 2)
-        assert usual.crowded(min(estimate + 10, 100), classes)
-    for own, count in windows:
-        assert not usual.crowded(own, max(count, *(c for _, c in windows)))
+    usual = UsualClasses(tuple(windows), 1000)
+    if usual.few(estimate, dispersion) is not None:
+        assert usual.few(estimate, 0.9 * dispersion) is not None
+        assert usual.few(min(estimate + 10, 100), dispersion) is not None
+    assert all(usual.few(own, 1.0) is None for own, _ in windows)
 
 
 def test_effective_classes() -> None:

@@ -73,10 +73,9 @@ def read_cells(path: Path, frames: int) -> list[Cell]:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "corruptions"]
     found = []
     for row in rows:
-        truth, estimate, low, high = (float(row[k]) for k in ("truth", "estimate", "low", "high"))
+        truth, estimate, sd = (float(row[k]) for k in ("truth", "estimate", "sd"))
         # One image more or less where all or none are right.
         variance = max(truth * (100 - truth), 100 * 100 / frames) / frames
-        sd = max(high - estimate, estimate - low) / Z90
         name = f"{row['shift']} {row['severity']}"
         found.append(Cell(name, truth, estimate, math.sqrt(variance), sd))
     return found

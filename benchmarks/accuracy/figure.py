@@ -8,18 +8,22 @@ from pathlib import Path
 
 import matplotlib
 
+from benchmarks.accuracy.errors import interval
 from edgewf.calibration import Point
 from edgewf.estimators.fitted import Fitted
+from edgewf.flags import UsualClasses
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def draw(points: Sequence[Point], estimator: Fitted, frames: int, path: Path) -> None:
+def draw(
+    points: Sequence[Point], estimator: Fitted, frames: int, usual: UsualClasses, path: Path
+) -> None:
     """Plot truth, estimate with its 90 % interval, and average confidence; write a PNG."""
     x = range(len(points))
     estimates = [estimator(p.scores) for p in points]
-    lows, highs = zip(*(estimator.interval(p.scores, frames) for p in points), strict=True)
+    lows, highs = zip(*(interval(estimator, p, frames, usual) for p in points), strict=True)
     figure, axes = plt.subplots(figsize=(12, 4.2), dpi=120, layout="constrained")
     axes.fill_between(x, lows, highs, color="tab:blue", alpha=0.18, lw=0, label="90 % interval")
     axes.plot(x, estimates, color="tab:blue", lw=2, label="edgewf, no labels")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy.bank import Seen
+from benchmarks.accuracy.errors import interval
 from edgewf.calibration import Point
 from edgewf.estimators.fitted import Fitted
 from edgewf.flags import UsualClasses, window_flags
@@ -28,7 +29,6 @@ def judged(
     points: Sequence[Point],
     estimator: Fitted,
     usual: UsualClasses,
-    classes: int,
     frames: int,
 ) -> list[Judged]:
     """Return each window's flags and error.
@@ -38,13 +38,14 @@ def judged(
     """
     found = []
     for window, point in zip(seen, points, strict=True):
-        crowded = usual.crowded(estimator(point.scores), classes ** point.scores["dispersion"])
-        flags = window_flags(window.record, 1.0, 0.0, crowded)
+        estimate = estimator(point.scores)
+        few = usual.few(estimate, point.scores["dispersion"])
+        flags = window_flags(window.record, 1.0, 0.0, few is not None)
         if not estimator.covers(point.scores):
             flags = ("extrapolating", *flags)
-        low, high = estimator.interval(point.scores, frames)
-        error = estimator(point.scores) - point.accuracy
-        found.append(Judged(flags, error, low <= point.accuracy <= high))
+        low, high = interval(estimator, point, frames, usual)
+        held = low <= point.accuracy <= high
+        found.append(Judged(flags, estimate - point.accuracy, held))
     return found
 
 

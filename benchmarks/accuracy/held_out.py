@@ -31,7 +31,7 @@ from benchmarks.accuracy.bank import (
     points,
     references,
 )
-from benchmarks.accuracy.errors import judge
+from benchmarks.accuracy.errors import interval, judge
 from benchmarks.accuracy.figure import draw, scatter
 from benchmarks.accuracy.flagged import judged as judged_with_flags
 from benchmarks.accuracy.flagged import summary as by_flag
@@ -56,7 +56,9 @@ from edgewf.engines.select import select_engine
 from edgewf.estimation import usual_classes
 from edgewf.estimators import DEFAULT, QUADRATICS, STACKS, TEMPERED, scores_of
 from edgewf.estimators.fitted import Fitted
+from edgewf.estimators.interval import Z90
 from edgewf.estimators.table import References, evaluate
+from edgewf.flags import UsualClasses
 from edgewf.report import burst_text
 from edgewf.shifts import SEVERITIES
 
@@ -189,8 +191,9 @@ def main(
     rows: list[dict[str, Any]] = []
     for estimator_name in track(names, "judging"):
         estimator = fit_points(estimator_name, fitted_to)
+        usual = usual_classes(estimator, fitted_to, loaded.manifest.classes)
         row = {
-            kind: judge(estimator, found, frames, streams if kind == "corruptions" else None)
+            kind: judge(estimator, found, frames, streams if kind == "corruptions" else None, usual)
             for kind, found in judged.items()
         }
         rows.append(
@@ -203,9 +206,7 @@ def main(
         [
             x
             for kind, found in seen.items()
-            for x in judged_with_flags(
-                found, summed[kind], estimator, usual, loaded.manifest.classes, frames
-            )
+            for x in judged_with_flags(found, summed[kind], estimator, usual, frames)
         ]
     )
     truth = [p.accuracy for p in judged["corruptions"]]
@@ -238,7 +239,8 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     stem = output / f"{name}_{loaded.manifest.model}_{data.name}"
     write_text(stem.with_suffix(".md"), "\n".join(lines) + "\n")
-    draw([*clean, *judged["corruptions"]], estimator, frames, stem.with_suffix(".png"))
+    shown = [*clean, *judged["corruptions"]]
+    draw(shown, estimator, frames, usual, stem.with_suffix(".png"))
     scatter(judged, estimator, stem.with_name(f"{stem.name}_scatter.png"))
     record = {
         "machine": describe_machine(),
@@ -248,22 +250,33 @@ def main(
         "flags": flagged,
     }
     write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
-    _write_cells(judged, estimator, frames, stem.with_suffix(".csv"))
+    _write_cells(judged, estimator, frames, usual, stem.with_suffix(".csv"))
     click.echo("\n".join(lines))
 
 
 def _write_cells(
-    judged: dict[str, list[Point]], estimator: Fitted, frames: int, path: Path
+    judged: dict[str, list[Point]],
+    estimator: Fitted,
+    frames: int,
+    usual: UsualClasses,
+    path: Path,
 ) -> None:
-    """Write every judged window with its estimate and scores."""
+    """Write every judged window with its estimate and scores.
+
+    sd: the standard deviation of the estimate in points, however few classes are predicted.
+    """
     with path.open("w", newline="") as file:
         keys = list(next(iter(judged.values()))[0].scores)
         writer = csv.writer(file)
-        writer.writerow(["kind", "shift", "severity", "truth", "estimate", "low", "high", *keys])
+        head = ["kind", "shift", "severity", "truth", "estimate", "low", "high", "sd"]
+        writer.writerow([*head, *keys])
         for kind, found in judged.items():
             for p in found:
-                interval = estimator.interval(p.scores, frames)
-                values = [p.accuracy, estimator(p.scores), *interval, *p.scores.values()]
+                estimate = estimator(p.scores)
+                low, high = estimator.interval(p.scores, frames)
+                sd = max(high - estimate, estimate - low) / Z90
+                shown = interval(estimator, p, frames, usual)
+                values = [p.accuracy, estimate, *shown, sd, *p.scores.values()]
                 writer.writerow([kind, p.shift, p.severity, *(f"{x:.5g}" for x in values)])
 
 
