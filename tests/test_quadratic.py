@@ -152,8 +152,8 @@ def test_interval_holds_the_estimate_and_narrows_with_frames(
     fewer = f.interval(x, frames=frames // 2)
     assert fewer[0] <= low
     assert high <= fewer[1]
-    if 0 < f(x) < 100:
-        assert low < f(x) < high
+    assert low < f(x) or f(x) == 0
+    assert f(x) < high or f(x) == 100
 
 
 def test_interval_by_hand() -> None:
@@ -168,6 +168,16 @@ def test_interval_by_hand() -> None:
     # Nothing but chance is left where the points lie closer to the curve than chance lets them.
     low, high = replace(f, residual_std=1.0, chance=chance([10, 90])).interval(50, frames=400)
     assert (high - low) / 2 == pytest.approx(1.6449 * 2.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("estimate", [0.0, 100.0])
+def test_few_frames_that_are_all_alike_prove_little(estimate: float) -> None:
+    f = Quadratic(0.0, 0.0, estimate, 0.0, 100.0, 0.0, 0.0, 1_000_003)
+    # Agresti and Coull: (4 + 1.353) of (4 + 2.706) hits, 79.8 %, so 20.06 points for four frames.
+    low, high = f.interval(50, frames=400, effective=4)
+    assert high - low == pytest.approx(33.0, abs=0.1)
+    assert estimate in (low, high)
+    assert np.subtract(*f.interval(50, frames=400, effective=1)) < -75
 
 
 @pytest.mark.parametrize(("count", "student"), [(24, 1.721), (13, 1.812), (45, 1.682)])

@@ -36,6 +36,10 @@ def interval(
     for their accuracies were counted on as many frames, so their share of chance is taken out and
     that of this window put in. The quantile is Student's, to first order in 1 / degrees of freedom.
 
+    For the binomial error as many hits and misses as z^2 are added to those of the window, half of
+    each (Agresti and Coull, The American Statistician 52, 1998): few frames that are all right do
+    not prove that every one is.
+
     Args:
         estimate: percent.
         spread: standard deviation of calibration windows around the curve, points.
@@ -46,6 +50,8 @@ def interval(
             the same.
     """
     curve = max(spread**2 - chance / frames, 0.0)
-    variance = curve + estimate * (100 - estimate) / (frames if effective is None else effective)
+    n = frames if effective is None else effective
+    mean = (n * estimate + Z90**2 * 50) / (n + Z90**2)
+    variance = curve + mean * (100 - mean) / n
     half = Z90 * (1 + (Z90**2 + 1) / (4 * freedom)) * math.sqrt(variance)
     return max(0.0, estimate - half), min(100.0, estimate + half)
