@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edgewf.engines import BurstRecord, Float32
 from edgewf.estimators.rows import Float64
-from edgewf.estimators.score import Labels, Reference
+from edgewf.estimators.score import Clean, Reference
 from edgewf.estimators.threshold import share_above, split
 
 
@@ -29,10 +31,11 @@ class AverageThresholdedConfidence:
     name: str
     confidence: Callable[[Float32], Float64]
 
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
+    def reference(self, clean: Clean) -> dict[str, Any]:
         """Return t."""
-        wrong = int((clean.deployed.label != labels).sum())
-        return {"threshold": split(self.confidence(clean.deployed.logits), wrong)}
+        wrong = sum(int((record.deployed.label != labels).sum()) for record, labels in clean)
+        found = np.concatenate([self.confidence(record.deployed.logits) for record, _ in clean])
+        return {"threshold": split(found, wrong)}
 
     def __call__(self, record: BurstRecord, reference: Reference) -> float:
         """Return the share of frames at or above t."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgewf.engines import BurstRecord, Float32
 from edgewf.estimators.rows import Float64, blocks
-from edgewf.estimators.score import Labels, Reference
+from edgewf.estimators.score import Clean, Labels, Reference
 from edgewf.estimators.threshold import share_above, split
 from edgewf.estimators.transport import transport
 from edgewf.kernels.reference import softmax_entropy
@@ -59,6 +59,10 @@ def frame_costs(logits: Float32, labels: Labels) -> Float64:
     return np.asarray(1 - (flow * gain[:, :-1]).sum(axis=1))
 
 
+def _in_order(clean: Clean) -> Labels:
+    return np.sort(np.concatenate([labels for _, labels in clean]))
+
+
 @dataclass(frozen=True)
 class ConfidenceOptimalTransport:
     """1 - the mean transport cost, 0 to 1: an accuracy without any fit.
@@ -71,9 +75,9 @@ class ConfidenceOptimalTransport:
 
     name: str = "cot"
 
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
+    def reference(self, clean: Clean) -> dict[str, Any]:
         """Return the labels, in order."""
-        return {"labels": np.sort(labels).tolist()}
+        return {"labels": _in_order(clean).tolist()}
 
     def __call__(self, record: BurstRecord, reference: Reference) -> float:
         """Return 1 - the mean cost."""
@@ -90,11 +94,15 @@ class ThresholdedOptimalTransport:
 
     name: str = "cott"
 
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
-        """Return the labels, in order, and -t."""
-        wrong = int((clean.deployed.label != labels).sum())
-        savings = -frame_costs(clean.deployed.logits, labels)
-        return {"labels": np.sort(labels).tolist(), "threshold": split(savings, wrong)}
+    def reference(self, clean: Clean) -> dict[str, Any]:
+        """Return the labels, in order, and -t.
+
+        Costs depend on how many frames there are for a class, so each window has its own.
+        """
+        wrong = sum(int((record.deployed.label != labels).sum()) for record, labels in clean)
+        known = _in_order(clean)
+        savings = [-frame_costs(record.deployed.logits, known) for record, _ in clean]
+        return {"labels": known.tolist(), "threshold": split(np.concatenate(savings), wrong)}
 
     def __call__(self, record: BurstRecord, reference: Reference) -> float:
         """Return the share of frames whose cost is at most t."""

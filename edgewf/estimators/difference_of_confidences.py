@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edgewf.engines import BurstRecord, Float32
 from edgewf.estimators.rows import confidence
-from edgewf.estimators.score import Labels, Reference
+from edgewf.estimators.score import Clean, Reference
 
 
 def average_confidence(logits: Float32) -> float:
@@ -28,11 +30,13 @@ class DifferenceOfConfidences:
 
     name: str = "difference_of_confidences"
 
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
+    def reference(self, clean: Clean) -> dict[str, Any]:
         """Return accuracy and average confidence of clean images, 0 to 1 each."""
+        right = [record.deployed.label == labels for record, labels in clean]
+        found = [confidence(record.deployed.logits) for record, _ in clean]
         return {
-            "accuracy": float((clean.deployed.label == labels).mean()),
-            "confidence": float(confidence(clean.deployed.logits).mean()),
+            "accuracy": float(np.concatenate(right).mean()),
+            "confidence": float(np.concatenate(found).mean()),
         }
 
     def __call__(self, record: BurstRecord, reference: Reference) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from edgewf.engines import BurstRecord, Float32
 
 Labels = NDArray[np.int64]
 Reference = Mapping[str, Any]
+Clean = Sequence[tuple[BurstRecord, Labels]]
+"""Windows without shift: what a burst read back of N images, and their classes, int64 [N]."""
 
 
 class Score(Protocol):
@@ -25,13 +27,8 @@ class Score(Protocol):
     @property
     def name(self) -> str: ...
 
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
-        """Return what the score must know of clean images with labels, ready for JSON.
-
-        Args:
-            clean: of N images without shift.
-            labels: int64 [N], their classes.
-        """
+    def reference(self, clean: Clean) -> dict[str, Any]:
+        """Return what the score must know of clean windows, one or more, ready for JSON."""
 
     def __call__(self, record: BurstRecord, reference: Reference) -> float:
         """Return the score of a window, given what `reference` returned for the same model."""
@@ -49,7 +46,7 @@ class OfRecord:
     name: str
     function: Callable[[BurstRecord], float]
 
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
+    def reference(self, clean: Clean) -> dict[str, Any]:
         """Return nothing: the window speaks for itself."""
         return {}
 
@@ -70,7 +67,7 @@ class OfLogits:
     name: str
     function: Callable[[Float32], float]
 
-    def reference(self, clean: BurstRecord, labels: Labels) -> dict[str, Any]:
+    def reference(self, clean: Clean) -> dict[str, Any]:
         """Return nothing: the window speaks for itself."""
         return {}
 

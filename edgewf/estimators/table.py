@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from edgewf.engines import BurstRecord, Predictions
+from edgewf.engines import BurstRecord
 from edgewf.estimators.aetta import aetta
 from edgewf.estimators.atc import AverageThresholdedConfidence
 from edgewf.estimators.cot import ConfidenceOptimalTransport, ThresholdedOptimalTransport
@@ -16,7 +16,7 @@ from edgewf.estimators.difference_of_confidences import DifferenceOfConfidences,
 from edgewf.estimators.mano import mano
 from edgewf.estimators.mde import mde
 from edgewf.estimators.rows import confidence, negative_entropy
-from edgewf.estimators.score import Labels, OfLogits, OfRecord, Score
+from edgewf.estimators.score import Clean, OfLogits, OfRecord, Score
 from edgewf.estimators.scores import certainty, dispersion, nuclear_norm, soft_agreement
 from edgewf.estimators.temperature import fit_temperature, scaled
 from edgewf.flips import count_flips
@@ -78,15 +78,14 @@ class References:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, windows: Sequence[tuple[BurstRecord, Labels]]) -> References:
-        """Look at clean windows with labels, int64 [N] each."""
-        clean = _joined([record for record, _ in windows])
-        labels = np.concatenate([labels for _, labels in windows])
-        temperature = fit_temperature(clean.deployed.logits, labels)
-        records = {"": clean, _TEMPERED: scaled(clean, temperature)}
+    def of(cls, clean: Clean) -> References:
+        """Look at clean windows."""
+        logits = np.concatenate([record.deployed.logits for record, _ in clean])
+        temperature = fit_temperature(logits, np.concatenate([labels for _, labels in clean]))
+        tempered = [(scaled(record, temperature), labels) for record, labels in clean]
         found = {
-            name + suffix: score.reference(record, labels)
-            for suffix, record in records.items()
+            name + suffix: score.reference(windows)
+            for suffix, windows in (("", clean), (_TEMPERED, tempered))
             for name, score in SCORES.items()
         }
         known = {key: reference for key, reference in found.items() if reference}
@@ -95,18 +94,6 @@ class References:
     def to_json(self) -> dict[str, Any]:
         """Return what a calibration keeps."""
         return asdict(self)
-
-
-def _joined(records: Sequence[BurstRecord]) -> BurstRecord:
-    """Return the predictions of several windows as those of one; of bursts, nothing else."""
-
-    def join(which: str) -> Predictions:
-        parts = [getattr(record, which) for record in records]
-        return Predictions(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Predictions))
-        )
-
-    return BurstRecord(join("deployed"), join("before"), join("after"), (), 0.0)
 
 
 def evaluate(
