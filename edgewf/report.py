@@ -96,7 +96,8 @@ def bundle_report(bundle: Bundle) -> RenderableType:
         table.add_row(name, _size(manifest.files[name]["bytes"]))
     table.add_row("burst", burst_text(manifest.burst if not calibration else calibration.settings))
     if calibration is None:
-        table.add_row("calibration", f"none: run `edgewf calibrate {bundle.folder} --data DIR`")
+        missing = f"none: run `edgewf calibrate {bundle.folder} --data DIR`"
+        table.add_row("calibration", Text(missing))
     else:
         for name, value in _calibration_rows(calibration):
             table.add_row(name, value)
@@ -183,7 +184,8 @@ def estimate_report(estimate: Estimate, settings: BurstSettings, available: int)
     table.add_row("flips", f"{estimate.flips:.0f} of 1,000, weighted {estimate.weighted_flips:.1f}")
     table.add_row("adapted on", f"{100 * estimate.selected_share:.0f} % of the samples")
     table.add_row("frames", f"{estimate.frames} of {available}")
-    table.add_row("burst", burst_text(settings))
+    stopped = f"; stopped after {estimate.steps}" * (estimate.steps < settings.steps)
+    table.add_row("burst", f"{burst_text(settings)}{stopped}")
     flags = "\n".join(f"{flag}: {REASONS[flag]}" for flag in estimate.flags)
     table.add_row("flags", flags or "none")
     return table

@@ -347,6 +347,12 @@ def test_inspect_for_a_person(plain: Bundle, calibrated: str) -> None:
     assert "edgewf calibrate" in succeed("inspect", str(plain.folder)).stderr
 
 
+def test_a_folder_whose_name_looks_like_markup(plain: Bundle, tmp_path: Path) -> None:
+    odd = tmp_path / "[/old]"
+    shutil.copytree(plain.folder, odd)
+    assert "[/old]" in re.sub(r"\s", "", succeed("inspect", str(odd)).stderr)
+
+
 def test_calibrate_then_estimate(plain: Bundle, data: str, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(plain.folder, bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rich.console import Console
 
 from edgewf.bundle import CENTROIDS, Bundle
 from edgewf.calibrate import calibrate, draw_windows
@@ -28,6 +30,7 @@ from edgewf.images import labelled_images
 from edgewf.phases import centroids as centroids_file
 from edgewf.phases.centroids import Centroids
 from edgewf.phases.trajectory import Trajectory, follow, looked_at, turning_point
+from edgewf.report import estimate_report
 from tests import gpu_on_host
 from tests.gpu_on_host import OnHost
 from tests.tiny import crops, export_tiny, tiny_settings, write_class_folders
@@ -157,6 +160,15 @@ def test_the_file_has_a_bound_and_frequent_classes_stay(
     found = taken(bundle, CLEAN, labels)
     np.testing.assert_array_equal(found.classes, [1, 3])
     np.testing.assert_allclose(found.points[0], CLEAN[9:21].mean(axis=0), atol=1e-3)
+    # The unit of distances knows the kept ones only, as distances do.
+    near = []
+    for x, label in zip(CLEAN.astype(float), labels, strict=True):
+        means = {k: CLEAN[labels == k].mean(axis=0) for k in (1, 3)}
+        if label in means:
+            n = (labels == label).sum()
+            means[label] = (n * means[label] - x) / (n - 1)
+        near.append(min(np.linalg.norm(x - mean) for mean in means.values()))
+    assert found.spread == pytest.approx(np.mean(near))
 
 
 def test_calibration_takes_the_means_of_its_clean_windows(
@@ -171,6 +183,28 @@ def test_calibration_takes_the_means_of_its_clean_windows(
     seen = engine.features(np.random.default_rng(0).permutation(clean)).embedding
     assert found.distance(seen) == pytest.approx(1, abs=0.25)
     assert np.abs(seen).max() > 0.1
+
+
+def test_a_file_with_any_byte_changed_is_named_or_read(
+    calibrated: tuple[Bundle, Centroids],
+) -> None:
+    bundle, intact = calibrated
+    path = bundle.path(CENTROIDS)
+    before = path.read_bytes()
+    refused = 0
+    try:
+        for index in range(len(before)):
+            path.write_bytes(before[:index] + bytes([before[index] ^ 255]) + before[index + 1 :])
+            try:
+                found = Centroids.of(bundle)
+            except EdgewfError:
+                refused += 1
+            else:  # of the archive's own notes, such as the time of writing
+                assert found is not None
+                np.testing.assert_array_equal(found.points, intact.points)
+        assert refused > len(before) / 2
+    finally:
+        path.write_bytes(before)
 
 
 @pytest.mark.parametrize("cut", [0, 10, -10])
@@ -319,6 +353,9 @@ def test_a_provoked_collapse_is_seen_and_stops_an_estimate(
     assert result.steps < 60
     assert result.steps % 10 == 0
     assert result.steps >= found.collapse
+    shown = Console(width=200, record=True, file=io.StringIO())
+    shown.print(estimate_report(result, settings, available=120))
+    assert f"; stopped after {result.steps}" in shown.export_text()
     fine = estimator(window, source="photographs", time=0.0)
     assert "collapse" not in fine.flags
     assert fine.steps == 60
@@ -387,6 +424,17 @@ def test_analyze_without_labels_draws_svg_and_shows_a_table(
     assert "phase" in done.stderr
     assert json.loads((tmp_path / "phases.json").read_text())["deployed_accuracy"] is None
     assert "<svg" in (tmp_path / "phases.svg").read_text()
+
+
+def test_no_steps_are_no_default_and_names_are_no_markup(
+    calibrated: tuple[Bundle, Centroids], tmp_path: Path
+) -> None:
+    odd = tmp_path / "a$1_$2[/b]"
+    write_class_folders(odd, 10, seed=6)
+    done = analyze(calibrated[0], odd, "--steps", "0", "--output", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "phases.json").read_text())
+    assert [look["step"] for look in found["looks"]] == [0]
 
 
 def test_a_bundle_without_centroids_still_shows_the_rest(bundle: Bundle, data: Path) -> None:

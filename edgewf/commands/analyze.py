@@ -74,7 +74,9 @@ def analyze(
     loaded = Bundle.load(bundle)
     calibration = Calibration.of(loaded)
     base = loaded.manifest.burst if calibration is None else calibration.settings
-    settings = base.with_changes(**{**burst, "steps": burst["steps"] or _STEPS})
+    settings = base.with_changes(
+        **{**burst, "steps": _STEPS if burst["steps"] is None else burst["steps"]}
+    )
     centroids = Centroids.of(loaded)
     if centroids is None:
         click.echo(

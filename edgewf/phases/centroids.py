@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,6 +20,12 @@ FORMAT_VERSION = 1
 MOST_BYTES = 4 << 20  # of float16: 1,000 classes of 2,048 features, and a little
 
 Float64 = NDArray[np.float64]
+
+# All that torn and altered zip archives and arrays raise.
+_DAMAGES = (
+    *(ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -58,18 +65,18 @@ class Centroids:
                 f"{manifest.model} returned embeddings that are not finite on clean images: check "
                 "its weights, and export it again"
             )
-        classes, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        classes, counts = np.unique(labels, return_counts=True)
         kept = np.argsort(-counts, kind="stable")[: max(1, MOST_BYTES // (2 * embedding.shape[1]))]
         kept.sort()
         x = embedding.astype(np.float64)
-        means = np.stack([x[member == index].mean(axis=0) for index in range(len(classes))])
-        spread = _spread(x, means, member, counts)
+        means = np.stack([x[labels == label].mean(axis=0) for label in classes[kept]])
+        spread = _spread(x, means, np.where(labels[:, None] == classes[kept], counts[kept], 0))
         if not spread > 0:
             raise EdgewfError(
                 f"{manifest.model} returned the same embedding for all {len(x)} clean images: "
                 "check its weights, and export it again"
             )
-        half, scale = _halved(means[kept])
+        half, scale = _halved(means)
         return cls(
             manifest.model,
             manifest.fingerprint,
@@ -146,8 +153,7 @@ class Centroids:
                 )
         except FileNotFoundError:
             return None
-        # Torn zip archives and arrays raise all of these.
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except _DAMAGES as error:
             raise EdgewfError(f"{path}: damaged ({error}): {fix}") from error
         manifest = bundle.manifest
         if (found.fingerprint, found.preprocessing) != (manifest.fingerprint, _text(manifest)):
@@ -186,17 +192,19 @@ def _distances(x: Float64, points: Float64) -> Float64:
     return found
 
 
-def _spread(
-    x: Float64, means: Float64, member: NDArray[np.int64], counts: NDArray[np.int64]
-) -> float:
+def _spread(x: Float64, means: Float64, member: NDArray[np.int64]) -> float:
     """Return the mean distance of frames from the nearest mean, each left out of its own class's.
 
     Without a frame, its class's mean lies n / (n - 1) times as far from it; a class of one frame
     has none then.
+
+    Args:
+        x: [N, D].
+        means: [C, D].
+        member: [N, C], the number of frames n of the class that a frame is of, else 0.
     """
     to_each = _distances(x, means)
-    own = np.arange(len(x)), member
-    n = counts[member].astype(np.float64)
-    factor = np.divide(n, n - 1, out=np.full(len(x), np.inf), where=n > 1)
-    to_each[own] = np.where(n > 1, to_each[own], 1.0) * factor
+    shared = member > 1
+    to_each[shared] *= member[shared] / (member[shared] - 1)
+    to_each[member == 1] = np.inf
     return float(to_each.min(axis=1).mean())

@@ -48,7 +48,7 @@ def draw(trajectory: Trajectory, path: Path, title: str) -> None:
         if step is not None:
             place = {"xycoords": ("data", "axes fraction"), "fontsize": 8, "va": "top"}
             column[0].annotate(f" {text}", (step, 1), color=colour, **place)
-    column[0].set_title(title, fontsize=9, loc="left")
+    column[0].set_title(title, fontsize=9, loc="left", parse_math=False)
     # Much happens early, and step 0 has its place.
     column[-1].set_xscale("symlog", linthresh=10)
     column[-1].xaxis.set_major_formatter("{x:.0f}")

@@ -60,7 +60,7 @@ def summary(trajectory: Trajectory) -> list[str]:
     if trajectory.collapse is not None:
         found.append(
             f"collapse by step {trajectory.collapse}: fewer than half of the classes are "
-            "predicted; the burst of an estimate stops there"
+            "predicted; an estimate's burst of more than 10 steps stops at the next tenth step"
         )
     if trajectory.deployed_accuracy is not None:
         found.append(f"accuracy of the deployed network: {trajectory.deployed_accuracy:.1f} %")

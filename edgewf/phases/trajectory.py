@@ -55,8 +55,8 @@ class Trajectory:
         looks: from step 0 to the last.
         deployed_accuracy: percent, of the deployed network; None without labels.
         turn: see `turning_point`; None without centroids too.
-        collapse: the first step looked at whose predictions have collapsed on few classes, where
-            a burst of an estimate would stop; None if they never have.
+        collapse: the first step looked at whose predictions have collapsed on few classes; a
+            burst of an estimate looks only at every tenth. None if they never have.
     """
 
     looks: tuple[Look, ...]
