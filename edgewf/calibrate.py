@@ -110,8 +110,10 @@ def calibrate(
     total = len(windows) + len(todo)
     partial = _Partial(bundle.path(PARTIAL), _header(bundle, settings, windows))
     references, kept = partial.read()
-    points = {point.key: point for point in kept}
     uses_fisher = settings.kernel_objective.fisher_weight > 0
+    if uses_fisher and not _has_fisher(bundle):
+        references, kept = None, []
+    points = {point.key: point for point in kept}
     if uses_fisher and references is None:
         partial.remove()  # so that no kept point can meet Fisher information of other images
         clean_windows = (load_window(bundle, window)[0] for window in windows)
@@ -167,6 +169,14 @@ def calibrate(
     calibration.write(bundle.folder)
     partial.remove()
     return calibration
+
+
+def _has_fisher(bundle: Bundle) -> bool:
+    try:
+        bundle.fisher()
+    except EdgewfError:
+        return False
+    return True
 
 
 def _embedded(

@@ -351,6 +351,25 @@ def test_eata_needs_a_calibration(bundle: Bundle, tmp_path: Path, batches: list[
         engine.reset(settings)
 
 
+def test_fisher_information_that_got_lost_is_estimated_again(tmp_path: Path) -> None:
+    bundle = export_tiny(tmp_path)
+    engine = OnnxRuntimeCPU(bundle, threads=1)
+    settings = tiny_settings(objective="eata", entropy_margin=1.0)
+    images = labelled_images(write_class_folders(tmp_path / "data", 4, seed=3), bundle.labels)
+    windows = draw_windows(images, settings, 1)
+    whole = calibrate(bundle, engine, windows, settings, description="crops")
+
+    def stop(done: int, total: int, newest: object) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(bundle, engine, windows, settings, description="crops", on_point=stop)
+    bundle.path(FISHER).write_bytes(b"torn")
+    again = calibrate(bundle, engine, windows, settings, description="crops")
+    assert again.to_text() == whole.to_text()
+
+
 def test_a_calibration_belongs_to_its_objective_and_fisher_information(tmp_path: Path) -> None:
     bundle = export_tiny(tmp_path)
     engine = OnnxRuntimeCPU(bundle, threads=1)
