@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_where_no_steps_are_left_out_nothing_is_said_of_them(calibration: Calibr
     shown = Console(width=200, record=True, file=io.StringIO())
     shown.print(calibration_report(still))
     assert "without steps" not in shown.export_text()
+
+
+def test_the_calibration_that_comes_along_has_every_score() -> None:
+    name = "efficientnet_lite0.calibration.json"
+    text = resources.files("edgewf").joinpath("data", name).read_text(encoding="utf-8")
+    found = Calibration.from_text(text, name)
+    assert len(found.points) == 21
+    for point in found.points:
+        assert set(point.scores) == set(KEYS)
+    assert found.error_without_steps() is not None
 
 
 def test_text_round_trip(calibration: Calibration) -> None:
