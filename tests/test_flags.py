@@ -90,7 +90,11 @@ def test_fewer_classes_or_a_higher_estimate_never_look_less_crowded(
     if usual.few(estimate, dispersion) is not None:
         assert usual.few(estimate, 0.9 * dispersion) is not None
         assert usual.few(min(estimate + 10, 100), dispersion) is not None
-    assert all(usual.few(own, 1.0) is None for own, _ in windows)
+    # Nothing is unusual about a calibration window that the others have no fewer classes than.
+    fewest = min(windows, key=lambda x: x[1])
+    assert usual.few(fewest[0], math.log(fewest[1], 1000)) is None
+    alike = UsualClasses(((fewest[0], 100.0), (fewest[0] / 2, 10.0)), 1000)
+    assert alike.few(fewest[0] / 2, math.log(11, 1000)) is None
 
 
 def test_effective_classes() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, Seen, points, references
+from benchmarks.accuracy.bank import Bank, Seen, kept_in, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
@@ -92,7 +92,7 @@ def main(
     loaded = Bundle.load(bundle)
     settings = loaded.manifest.burst.with_changes(**burst)
     engine = select_engine(engine_name, loaded, None).engine
-    bank = Bank(work / f"{loaded.manifest.model}_{data.name}", engine, settings)
+    bank = Bank(kept_in(work, loaded, data, engine), engine, settings)
     chosen = windows(loaded, data, settings.window, calibrations)
     seen = bank.look(of_kind(chosen, "calibration"), "calibration")
     known = references(seen)

@@ -14,14 +14,14 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.accuracy.windows import Window
+from edgewf.bundle import Bundle
 from edgewf.burst import Progress, run_burst
 from edgewf.calibration import Point
 from edgewf.dropout import DropoutInference
-from edgewf.engines import BurstRecord, Engine, Float32, Images, Predictions
+from edgewf.engines import BurstRecord, Engine, Images, Predictions
+from edgewf.engines.host import predictions
 from edgewf.errors import EdgewfError
-from edgewf.estimators.rows import confidence
 from edgewf.estimators.table import References, evaluate, keys_of
-from edgewf.kernels.reference import labels as top_labels
 from edgewf.settings import BurstSettings
 
 _TABLES = ("deployed", "before", "after")
@@ -58,11 +58,20 @@ def whole_burst(
     return run_burst(engine, images, settings, progress, dropout).record
 
 
+def kept_in(work: Path, bundle: Bundle, data: Path, engine: Engine) -> Path:
+    """Return the folder for what an engine makes of a model, as it is now, and a data set."""
+    manifest = bundle.manifest
+    found = [manifest.fingerprint, manifest.preprocessing.to_json(), manifest.precision]
+    text = json.dumps([*found, engine.name], sort_keys=True)
+    name = f"{manifest.model}_{data.name}"
+    return work / name / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 class Bank:
     """Runs bursts, and keeps their logits below a folder.
 
     Args:
-        folder: for all banks of a model and a data set.
+        folder: see `kept_in`.
         engine: the model.
         settings: of the bursts; each has a folder of its own.
         dropout: makes dropout inferences, too.
@@ -140,11 +149,6 @@ def inference_seconds(engine: Engine, images: Images, batch: int) -> float:
     for i in range(0, len(images), batch):
         engine.infer(images[i : i + batch])
     return time.perf_counter() - begin
-
-
-def predictions(logits: Float32) -> Predictions:
-    """Return what logits [N, K] say."""
-    return Predictions(top_labels(logits), confidence(logits), logits)
 
 
 def references(calibration: list[Seen]) -> References:

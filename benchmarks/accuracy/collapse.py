@@ -1,6 +1,6 @@
 """How often bursts are said to collapse, and what they cost in accuracy where they are.
 
-    python -m benchmarks.accuracy.collapse --bundle BUNDLE --data DIR --steps 5 --steps 100
+    python -m benchmarks.accuracy.collapse --bundle BUNDLE --data DIR
 
 on clean images, the 15 corruptions of ImageNet-C at each severity, and windows of few classes.
 Bursts of up to 10 steps are judged by their end alone; longer ones stop when it happens.

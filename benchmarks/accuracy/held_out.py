@@ -28,6 +28,7 @@ from benchmarks.accuracy.bank import (
     Seen,
     deployed_predictions,
     inference_seconds,
+    kept_in,
     points,
     references,
 )
@@ -169,7 +170,7 @@ def main(
     settings = loaded.manifest.burst.with_changes(**burst)
     engine = select_engine(engine_name, loaded, None).engine
     frames, batch = settings.window, settings.batch_size
-    folder = work / f"{loaded.manifest.model}_{data.name}"
+    folder = kept_in(work, loaded, data, engine)
     bank = Bank(folder, engine, settings, DropoutInference.of(loaded))
     chosen = windows(loaded, data, frames, calibrations)
     calibration = bank.look(of_kind(chosen, "calibration"), "calibration")

@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, points, predictions, references
+from benchmarks.accuracy.bank import Bank, kept_in, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import machine_line
@@ -27,7 +27,7 @@ from edgewf.calibration import fit_points
 from edgewf.commands.explaining import ExplainingCommand
 from edgewf.dropout import DropoutInference
 from edgewf.engines import BurstRecord, Engine, Float32, Images
-from edgewf.engines.host import HostEngine, LogitsGradient
+from edgewf.engines.host import HostEngine, LogitsGradient, predictions
 from edgewf.engines.select import select_engine
 from edgewf.errors import EdgewfError
 from edgewf.estimators import DEFAULT
@@ -102,7 +102,7 @@ def main(
     """Print the table and write it as Markdown."""
     loaded = Bundle.load(bundle)
     engine = select_engine(engine_name, loaded, None).engine
-    folder = work / f"{loaded.manifest.model}_{data.name}"
+    folder = kept_in(work, loaded, data, engine)
     start = loaded.manifest.burst.with_changes(**burst)
     rows = []
     for count in passes:

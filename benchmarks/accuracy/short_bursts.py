@@ -22,7 +22,7 @@ import numpy as np
 from imagecorruptions import get_corruption_names
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, inference_seconds, points, references
+from benchmarks.accuracy.bank import Bank, inference_seconds, kept_in, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
@@ -118,7 +118,7 @@ def main(
     """Print a table of each setting that varies; write them as Markdown, JSON and a picture."""
     loaded = Bundle.load(bundle)
     engine = select_engine(engine_name, loaded, None).engine
-    folder = work / f"{loaded.manifest.model}_{data.name}"
+    folder = kept_in(work, loaded, data, engine)
     start = one_pass(loaded.manifest.burst, **burst)
     tables: dict[str, list[Row]] = {}
     for setting, values in dict(vary or VARIED.items()).items():

@@ -18,7 +18,7 @@ import click
 import numpy as np
 
 from benchmarks.accuracy import options
-from benchmarks.accuracy.bank import Bank, Seen, points, references
+from benchmarks.accuracy.bank import Bank, Seen, kept_in, points, references
 from benchmarks.accuracy.errors import judge
 from benchmarks.accuracy.windows import of_kind, windows
 from benchmarks.machine import describe_machine, machine_line
@@ -111,7 +111,7 @@ def main(
         bundle = Bundle.load(path)
         settings = bundle.manifest.burst.with_changes(**burst)
         engine = select_engine(engine_name, bundle, None).engine
-        bank = Bank(work / f"{bundle.manifest.model}_{data.name}", engine, settings)
+        bank = Bank(kept_in(work, bundle, data, engine), engine, settings)
         chosen = windows(bundle, data, settings.window, calibrations)
         calibration, judged = (
             bank.look(of_kind(chosen, kind), f"{bundle.manifest.model}, {kind}")

@@ -20,7 +20,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.bank import Bank, deployed_predictions, points, references
+from benchmarks.accuracy.bank import Bank, deployed_predictions, kept_in, points, references
 from benchmarks.accuracy.windows import CLEAN, of_kind, shifted, stream, windows
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.stream.scenes import scenes
@@ -229,7 +229,8 @@ def main(
     settings = loaded.manifest.burst.with_changes(**burst)
     engine = select_engine("auto", loaded, None).engine
     name = f"{loaded.manifest.model}_{data.name}"
-    bank = Bank(work / name, engine, settings)
+    folder = kept_in(work, loaded, data, engine)
+    bank = Bank(folder, engine, settings)
     chosen = windows(loaded, data, settings.window, calibrations)
     calibration = bank.look(of_kind(chosen, "calibration"), "calibration")
     known = references(calibration)
@@ -241,7 +242,7 @@ def main(
             continue
         for cell in (CLEAN, *((corruption, severity) for corruption in corruptions)):
             key = f"{scene.name}/{cell[0]}/{cell[1]}"
-            path = work / name / f"{key.replace('/', '-').replace(' ', '_')}-{every}.json"
+            path = folder / f"{key.replace('/', '-').replace(' ', '_')}-{every}.json"
             if not path.exists():
                 frames = shifted(scene.frames(source.images()), cell, 0)
                 judged = judge_scene(judge, frames, source.labels[scene.shown], every)
